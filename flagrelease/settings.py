@@ -1,0 +1,70 @@
+"""Where FlagRelease keeps its state. Everything can be set in the environment, as FLAGRELEASE_<NAME>."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PACKAGE_DATA = Path(__file__).parent / "_data"
+CHECKOUT = Path(__file__).parent.parent
+
+
+def data_path(name: str) -> Path:
+    """Path of `matrix.yaml` or `templates`: in an installed wheel package data, in a checkout the top level."""
+    installed = PACKAGE_DATA / name
+    return installed if installed.exists() else CHECKOUT / name
+
+
+class Settings(BaseSettings):
+    """Locations and host facts; nothing here changes what a release measures."""
+
+    model_config = SettingsConfigDict(env_prefix="FLAGRELEASE_", frozen=True)
+
+    home: Path = Field(default=Path(".flagrelease"), description="state on this host: database, evidence, work files")
+    store: str | None = Field(default=None, description="database URL; by default an SQLite file in home")
+    evidence: str | None = Field(default=None, description="fsspec URL of the evidence folder; by default in home")
+    output: Path = Field(default=Path("output"), description="cards and folder publications, for people")
+    matrix: Path | None = Field(default=None, description="matrix.yaml; by default ./matrix.yaml, then the packaged one")
+    vllm: Path | None = Field(default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH")
+
+    @property
+    def home_path(self) -> Path:
+        """Absolute path of home: processes started from here have other working directories."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.store or f"sqlite:///{self.home_path / 'store.db'}"
+
+    @property
+    def evidence_url(self) -> str:
+        """fsspec URL (or path) of the evidence folder."""
+        return self.evidence or str(self.home_path / "evidence")
+
+    @property
+    def output_path(self) -> Path:
+        """Absolute path of the output folder."""
+        return self.output.expanduser().absolute()
+
+    @property
+    def matrix_path(self) -> Path:
+        """The matrix file in force."""
+        if self.matrix is not None:
+            return self.matrix
+        here = Path("matrix.yaml")
+        return here if here.exists() else data_path("matrix.yaml")
+
+    @property
+    def work_path(self) -> Path:
+        """Scratch folder of this host: answers so far, converted weights, server logs. Safe to delete."""
+        return self.home_path / "work"
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

@@ -64,7 +64,9 @@ class Model(Entry):
     licence: Licence
     suite: Key
     reference: Reference
-    weights: PackagedWeights | None = Field(default=None, description="absent: downloaded from the source's hub")
+    weights: PackagedWeights | None = Field(
+        default=None, description="absent: downloaded from the source's hub"
+    )
     parameters: str | None = Field(default=None, description="size in words, for example 135M")
 
 
@@ -97,10 +99,14 @@ class Container(Entry):
 class Names(Entry):
     """Names on the card where they differ from the generated ones."""
 
-    release: str | None = Field(default=None, description="of the adapted model, for example MiniCPM-V-4-metax-FlagOS")
+    release: str | None = Field(
+        default=None, description="of the adapted model, for example MiniCPM-V-4-metax-FlagOS"
+    )
     baseline_column: str | None = None
     candidate_column: str | None = None
-    container_release: str | None = Field(default=None, description="of the container image, for example FlagOS-Metax")
+    container_release: str | None = Field(
+        default=None, description="of the container image, for example FlagOS-Metax"
+    )
 
 
 class PublishedRow(Entry):
@@ -139,7 +145,9 @@ class Cell(Entry):
     )
     port: int = Field(default=9010, ge=1, le=65535, description="port that the card's commands use")
     served_name: str | None = Field(default=None, description="by default <model>-<chip>-flagos")
-    serve: list[str] = Field(default_factory=list, description="commands inside the container that start serving")
+    serve: list[str] = Field(
+        default_factory=list, description="commands inside the container that start serving"
+    )
     container: Container | None = None
     versions: Versions = Versions()
     sampling: Sampling | None = None

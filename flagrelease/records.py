@@ -94,6 +94,17 @@ class Provenance(Record):
     created: str = Field(description="UTC, ISO 8601")
 
 
+class Result(Record):
+    """Aggregate of one benchmark of an evaluation. Scores are shares in [0, 1]."""
+
+    benchmark: str
+    n: int = Field(description="distinct items")
+    repeats: int
+    score: float
+    lower: float = Field(description="lower bound of the score's 95 % interval")
+    upper: float
+
+
 class Evaluation(Record):
     """One evaluation run: what was asked of what, and every answer."""
 

@@ -1,0 +1,118 @@
+"""What people ask the store: the state of each cell, and everything about one release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import Field
+from sqlalchemy import func, select
+
+from flagrelease.errors import UnknownNameError
+from flagrelease.records import Artefact, GateResult, Publication, PublishedFile, Record, Stage
+from flagrelease.store.models import ArtefactRow, PublicationRow, ReleaseRow, StageRow, VerdictRow
+from flagrelease.store.store import Store
+
+
+class StageView(Record):
+    """One stage of a release, as people see it."""
+
+    stage: Stage
+    state: str
+    key: str
+    reused_from: int | None = Field(description="release whose run produced the result")
+    seconds: float | None
+    error: str | None
+
+
+class ReleaseView(Record):
+    """Everything about one release."""
+
+    id: int
+    cell: str
+    engine: str
+    state: str
+    code_version: str
+    started_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    stages: list[StageView]
+    gate: GateResult | None
+    candidate_id: int | None
+    artefacts: list[Artefact]
+    publications: list[Publication]
+
+
+def latest_releases(store: Store, cells: Sequence[str] | None = None) -> dict[str, ReleaseView]:
+    """The newest release of each cell that has one, by cell id."""
+    with store.session() as session:
+        newest = select(func.max(ReleaseRow.id)).group_by(ReleaseRow.cell)
+        if cells is not None:
+            newest = newest.where(ReleaseRow.cell.in_(cells))
+        ids = list(session.scalars(newest))
+    views = (release_view(store, release) for release in ids)
+    return {view.cell: view for view in views}
+
+
+def find_release(store: Store, name: str, *, completed: bool = False) -> int:
+    """Id of a release given by number, or of the newest one of a cell; raises UnknownNameError."""
+    with store.session() as session:
+        query = select(ReleaseRow.id).order_by(ReleaseRow.id.desc())
+        if completed:
+            query = query.where(ReleaseRow.state == "completed")
+        query = query.where(ReleaseRow.id == int(name)) if name.isdigit() else query.where(ReleaseRow.cell == name)
+        found = session.scalar(query.limit(1))
+    if found is None:
+        kind = "completed release" if completed else "release"
+        raise UnknownNameError(
+            f"there is no {kind} `{name}` in the store",
+            remedy="see what there is: flagrelease status; make one: flagrelease release <cell>",
+        )
+    return found
+
+
+def release_view(store: Store, release: int) -> ReleaseView:
+    """Everything about the release with this id."""
+    with store.session() as session:
+        row = session.get_one(ReleaseRow, release)
+        stages = session.scalars(select(StageRow).where(StageRow.release_id == release).order_by(StageRow.id))
+        verdict = session.get(VerdictRow, release)
+        artefacts = session.scalars(
+            select(ArtefactRow).where(ArtefactRow.release_id == release).order_by(ArtefactRow.id)
+        )
+        publications = session.scalars(
+            select(PublicationRow).where(PublicationRow.release_id == release).order_by(PublicationRow.id)
+        )
+        return ReleaseView(
+            id=row.id,
+            cell=row.cell,
+            engine=row.engine,
+            state=row.state,
+            code_version=row.code_version,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            error=row.error,
+            stages=[
+                StageView(
+                    stage=Stage(stage.stage),
+                    state=stage.state,
+                    key=stage.key,
+                    reused_from=stage.reused_from,
+                    seconds=(stage.finished_at - stage.started_at).total_seconds() if stage.finished_at else None,
+                    error=stage.error,
+                )
+                for stage in stages
+            ],
+            gate=GateResult.model_validate(verdict.detail) if verdict else None,
+            candidate_id=verdict.candidate_id if verdict else None,
+            artefacts=[Artefact(kind=a.kind, name=a.name, sha256=a.sha256, size=a.size) for a in artefacts],
+            publications=[
+                Publication(
+                    publisher=p.publisher,
+                    target=p.target,
+                    revision=p.revision,
+                    files=[PublishedFile.model_validate(file) for file in p.files],
+                )
+                for p in publications
+            ],
+        )

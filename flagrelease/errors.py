@@ -20,9 +20,11 @@ class FlagReleaseError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
+        """Message and next step."""
         return f"{self.message}\n  -> {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
+        """How to pickle."""
         # Prefect pickles a failed run's exception; the keyword-only remedy must survive that.
         return _rebuild, (type(self), self.message, self.remedy)
 

@@ -19,7 +19,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class Entry(BaseModel):
     """Base of what stands in the matrix: unknown keys are errors, types are not guessed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Licence(Entry):
@@ -64,9 +64,7 @@ class Model(Entry):
     licence: Licence
     suite: Key
     reference: Reference
-    weights: PackagedWeights | None = Field(
-        default=None, description="absent: downloaded from the source's hub"
-    )
+    weights: PackagedWeights | None = Field(default=None, description="absent: downloaded from the source's hub")
     parameters: str | None = Field(default=None, description="size in words, for example 135M")
 
 
@@ -99,13 +97,12 @@ class Container(Entry):
 class Names(Entry):
     """Names on the card where they differ from the generated ones."""
 
-    release: str | None = Field(
-        default=None, description="of the adapted model, for example MiniCPM-V-4-metax-FlagOS"
-    )
+    release: str | None = Field(default=None, description="of the adapted model, for example MiniCPM-V-4-metax-FlagOS")
     baseline_column: str | None = None
     candidate_column: str | None = None
-    container_release: str | None = Field(
-        default=None, description="of the container image, for example FlagOS-Metax"
+    container_release: str | None = Field(default=None, description="of the container image, for example FlagOS-Metax")
+    download: str | None = Field(
+        default=None, description="repository that the card downloads, where it is not the model's source"
     )
 
 
@@ -144,17 +141,14 @@ class Cell(Entry):
         default_factory=dict, description="settings of each engine that can serve the cell"
     )
     port: int = Field(default=9010, ge=1, le=65535, description="port that the card's commands use")
-    served_name: str | None = Field(default=None, description="by default <model>-<chip>-flagos")
-    serve: list[str] = Field(
-        default_factory=list, description="commands inside the container that start serving"
-    )
+    served_name: str | None = Field(default=None, description="by default <model>-<chip>-<stack>")
+    serve: list[str] = Field(default_factory=list, description="commands inside the container that start serving")
     container: Container | None = None
     versions: Versions = Versions()
     sampling: Sampling | None = None
     names: Names = Names()
     published: PublishedResults | None = None
     schedule: Schedule | None = None
-    concurrency: int = Field(default=1, ge=1, le=1024, description="requests in flight while evaluating")
 
     @property
     def id(self) -> str:
@@ -240,7 +234,7 @@ class ResolvedCell(Entry):
     @property
     def served_name(self) -> str:
         """Name under which the server offers the model."""
-        return self.cell.served_name or f"{self.model.display}-{self.chip.key}-flagos"
+        return self.cell.served_name or f"{self.model.display}-{self.chip.key}-{self.cell.stack}"
 
     def engine_settings(self, engine: str) -> Mapping[str, Any]:
         """Settings of `engine` for this cell; empty where it has none."""

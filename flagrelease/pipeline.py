@@ -80,20 +80,29 @@ class ReleaseRun:
         """The stored result of the stage, if there is one."""
         return self.store.finished_stage(stage, self.key(stage))
 
-    def stage(self, stage: Stage, work: Callable[[], StageOutput]) -> dict[str, Any]:
-        """Output of the stage: reused where the store has it, else from `work`, which is recorded."""
+    def stage(
+        self,
+        stage: Stage,
+        work: Callable[[], StageOutput],
+        still_there: Callable[[], bool] = lambda: True,
+    ) -> dict[str, Any]:
+        """Output of the stage: reused where the store has it, else from `work`, which is recorded.
+
+        `still_there` tells whether a stored result that lies outside the store (a publication) is there yet.
+        """
         key = self.key(stage)
         done = self.finished(stage)
-        if done is not None:
+        if done is not None and still_there():
             self._log(f"{stage}: reused from release {done.release}")
-            self.store.finish_stage(
-                self.release,
-                stage,
-                key=key,
-                output=done.output,
-                artefacts=done.artefacts,
-                reused_from=done.release,
-            )
+            if done.release != self.release:
+                self.store.finish_stage(
+                    self.release,
+                    stage,
+                    key=key,
+                    output=done.output,
+                    artefacts=done.artefacts,
+                    reused_from=done.release,
+                )
             return done.output
         self.store.begin_stage(self.release, stage, key, self._plan.inputs[stage])
         try:

@@ -23,20 +23,14 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FLAGRELEASE_", frozen=True)
 
-    home: Path = Field(
-        default=Path(".flagrelease"), description="state on this host: database, evidence, work files"
-    )
+    home: Path = Field(default=Path(".flagrelease"), description="state on this host: database, evidence, work files")
     store: str | None = Field(default=None, description="database URL; by default an SQLite file in home")
-    evidence: str | None = Field(
-        default=None, description="fsspec URL of the evidence folder; by default in home"
-    )
+    evidence: str | None = Field(default=None, description="fsspec URL of the evidence folder; by default in home")
     output: Path = Field(default=Path("output"), description="cards and folder publications, for people")
     matrix: Path | None = Field(
         default=None, description="matrix.yaml; by default ./matrix.yaml, then the packaged one"
     )
-    vllm: Path | None = Field(
-        default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH"
-    )
+    vllm: Path | None = Field(default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH")
 
     @property
     def home_path(self) -> Path:

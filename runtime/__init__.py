@@ -1,0 +1,1 @@
+"""How a model is made ready and served: weights, engines, launchers, chips."""

@@ -1,4 +1,4 @@
-"""What a card says, as data. Built from the store alone (`flagrelease.card.build`), rendered by `flagrelease.card.render`."""
+"""What a card says, as data: built from the store alone (`card.build`), turned into text by `card.render`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from flagrelease.records import Artefact, GateResult, Provenance, Record
 from flagrelease.matrix import ResolvedCell
+from flagrelease.records import Artefact, GateResult, Provenance, Record
 
 
 class CardRow(Record):

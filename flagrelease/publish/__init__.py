@@ -1,0 +1,1 @@
+"""Publishing a release: one interface, one file a place."""

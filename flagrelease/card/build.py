@@ -1,0 +1,109 @@
+"""The card's data from the store alone: release → verdict → evaluations → results."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from flagrelease.card.data import CardData, CardRow, NotRun
+from flagrelease.errors import StoreError
+from flagrelease.matrix import ResolvedCell
+from flagrelease.records import Artefact, Provenance, Record, Stage
+from flagrelease.store import Store, StoredEvaluation
+from flagrelease.store.models import ArtefactRow, ReleaseRow
+from flagrelease.store.queries import release_view
+
+
+class Snapshot(Record):
+    """What is stored with a release of what it was made from."""
+
+    cell: ResolvedCell
+    engine: str
+    engine_display: str
+    displays: dict[str, str]
+    not_run: list[NotRun]
+
+
+def card_data(store: Store, release: int) -> CardData:
+    """Data of the release's card; raises StoreError where it has no verdict yet."""
+    view = release_view(store, release)
+    snapshot = release_snapshot(store, release)
+    if view.gate is None or view.candidate_id is None:
+        raise StoreError(
+            f"release {release} of {view.cell} has no verdict yet, so no card",
+            remedy=f"finish it: flagrelease release {view.cell}",
+        )
+    candidate = _evaluation(store, evaluation=view.candidate_id)
+    baseline = _evaluation(store, baseline_id=view.gate.baseline_id)
+    before = {result.benchmark: result for result in baseline.results}
+    rows = [
+        CardRow(
+            benchmark=result.benchmark,
+            display=snapshot.displays[result.benchmark],
+            baseline=before[result.benchmark].score,
+            baseline_interval=(before[result.benchmark].lower, before[result.benchmark].upper),
+            candidate=result.score,
+            candidate_interval=(result.lower, result.upper),
+            n=result.n,
+            repeats=result.repeats,
+        )
+        for result in candidate.results
+        if result.benchmark in before
+    ]
+    order = list(snapshot.displays)
+    rows.sort(key=lambda row: order.index(row.benchmark))
+    return CardData(
+        release=release,
+        cell=snapshot.cell,
+        engine=snapshot.engine,
+        engine_version=candidate.provenance.engine_version,
+        released=candidate.provenance.created[:10],
+        code_version=view.code_version,
+        rows=rows,
+        not_run=snapshot.not_run,
+        gate=view.gate,
+        candidate=candidate.provenance,
+        baseline=baseline.provenance,
+        evidence=_evidence(store, release),
+        environment=_environment(snapshot, candidate.provenance),
+    )
+
+
+def release_snapshot(store: Store, release: int) -> Snapshot:
+    """What the release was made from."""
+    with store.session() as session:
+        return Snapshot.model_validate(session.get_one(ReleaseRow, release).snapshot)
+
+
+def _evaluation(store: Store, *, evaluation: int | None = None, baseline_id: str | None = None) -> StoredEvaluation:
+    found = store.evaluation_summary(evaluation=evaluation, baseline_id=baseline_id)
+    if found is None:
+        raise StoreError(
+            f"the store has lost evaluation {evaluation or baseline_id}", remedy="restore the database from a backup"
+        )
+    return found
+
+
+def _evidence(store: Store, release: int) -> list[Artefact]:
+    proving = (Stage.BUILD, Stage.EVALUATE, Stage.DECIDE)
+    with store.session() as session:
+        rows = session.scalars(
+            select(ArtefactRow)
+            .where(ArtefactRow.release_id == release, ArtefactRow.stage.in_(proving))
+            .order_by(ArtefactRow.name)
+        )
+        return [Artefact(kind=row.kind, name=row.name, sha256=row.sha256, size=row.size) for row in rows]
+
+
+def _environment(snapshot: Snapshot, provenance: Provenance) -> list[tuple[str, str]]:
+    versions = snapshot.cell.cell.versions
+    stated = [
+        ("Accelerator Card Driver Version", versions.driver),
+        ("Docker Version", versions.docker),
+        ("Operating System", versions.operating_system or provenance.platform),
+        ("FlagScale", versions.flagscale),
+        ("FlagGems", versions.flaggems),
+        (snapshot.engine_display, f"Version: {provenance.engine_version}"),
+        (provenance.harness, f"Version: {provenance.harness_version}"),
+        ("FlagRelease", f"Version: {provenance.code_version}"),
+    ]
+    return [(item, value) for item, value in stated if value]

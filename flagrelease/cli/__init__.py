@@ -1,0 +1,51 @@
+"""The command `flagrelease`. The one place that knows all packages; they are imported when a command needs them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from flagrelease.cli import baseline, inspect, matrix, release
+from flagrelease.errors import FlagReleaseError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Releases models on AI chips, with evidence that they answer as they do on the reference platform.",
+)
+app.command()(release.release)
+app.command()(release.serve)
+app.command()(release.deploy)
+app.command()(inspect.status)
+app.command()(inspect.show)
+app.command()(inspect.benchmarks)
+app.add_typer(inspect.card, name="card")
+app.add_typer(matrix.app, name="matrix")
+app.add_typer(baseline.app, name="baseline")
+
+
+def main() -> None:
+    """Run the command line; errors are shown with their next step and give their own exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except FlagReleaseError as error:
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(error.message, err=True)
+        typer.secho(f"  -> {error.remedy}", err=True)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        # Typer brings its own copy of click, whose usage errors know how to show themselves.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,111 @@
+"""`flagrelease status`, `show`, `benchmarks` and `card`: what the store and the catalogue know."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+card = typer.Typer(no_args_is_help=True, help="Model cards.")
+AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
+ReleaseName = Annotated[str, typer.Argument(help="a release's number, or a cell (its newest release)")]
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show every cell of the matrix with its newest release."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from flagrelease.loading import load_matrix
+    from flagrelease.settings import settings
+    from flagrelease.store import Store
+    from flagrelease.store.queries import latest_releases
+
+    host = settings()
+    cells = load_matrix(host.matrix_path).cell_ids()
+    store = Store.open(host.store_url)
+    newest = latest_releases(store, cells)
+    store.close()
+    if as_json:
+        views = {cell: newest[cell].model_dump(mode="json") if cell in newest else None for cell in cells}
+        typer.echo(json.dumps(views, indent=1))
+        return
+    table = Table("Cell", "Release", "State", "Engine", "Verdict", "When", box=None, padding=(0, 2, 0, 0))
+    for cell in cells:
+        view = newest.get(cell)
+        if view is None:
+            table.add_row(cell, "none", "", "", "", "")
+            continue
+        when = (view.finished_at or view.started_at).strftime("%Y-%m-%d %H:%M")
+        table.add_row(cell, str(view.id), view.state, view.engine, view.gate.verdict if view.gate else "", when)
+    Console(soft_wrap=True).print(table)
+
+
+def show(name: ReleaseName, as_json: AsJson = False) -> None:
+    """Show a release: stages, verdict, results, card, evidence, publications."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from flagrelease.settings import settings
+    from flagrelease.store import Store
+    from flagrelease.store.queries import find_release, release_view
+    from flows.report import places, release_report, verdict_table
+
+    host = settings()
+    store = Store.open(host.store_url)
+    view = release_view(store, find_release(store, name))
+    store.close()
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({**view.model_dump(mode="json"), "places": places(view, host)}, indent=1))
+        return
+    console = Console(width=max(100, shutil.get_terminal_size().columns))
+    console.print(Markdown(release_report(view.id, host)))
+    if view.error:
+        console.print(f"\nerror: {view.error}", markup=False)
+    if view.gate:
+        console.print(Markdown("\n" + verdict_table(view.gate)))
+
+
+def benchmarks() -> None:
+    """List the benchmarks, and what harness has each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from evaluation.catalogue import load_benchmarks
+
+    table = Table("Benchmark", "Items", "Harness here", "Other harnesses", "What", box=None, padding=(0, 2, 0, 0))
+    for benchmark in load_benchmarks().values():
+        table.add_row(
+            benchmark.key,
+            str(benchmark.items or "?"),
+            benchmark.harness or "none yet",
+            ", ".join(benchmark.other_harnesses),
+            benchmark.description,
+        )
+    Console(width=170).print(table)
+
+
+@card.command()
+def render(
+    name: ReleaseName,
+    output: Annotated[Path | None, typer.Option(help="folder, by default FLAGRELEASE_OUTPUT")] = None,
+) -> None:
+    """Render a release's card from the store alone."""
+    from flagrelease.settings import settings
+    from flagrelease.store import Store
+    from flagrelease.store.queries import find_release
+    from flows.stages import write_card
+
+    host = settings()
+    store = Store.open(host.store_url)
+    try:
+        path = write_card(store, find_release(store, name, completed=True), output or host.output_path)
+    finally:
+        store.close()
+    typer.echo(path)

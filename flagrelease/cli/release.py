@@ -1,0 +1,113 @@
+"""`flagrelease release`, `serve` and `deploy`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Annotated
+
+import typer
+
+Cell = Annotated[str, typer.Argument(help="the cell's id, for example smollm2-cpu (flagrelease matrix show)")]
+EngineName = Annotated[str | None, typer.Option("--engine", help="serve with this engine, not the cell's own")]
+
+# A release in this process says what happens in one line each; flows on workers log as Prefect is set up there.
+LOCAL_PREFECT = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Prefect's own server, started for this run, creates its database the first time.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s | %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s | %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+    "PREFECT_LOGGING_LEVEL": "INFO",
+}
+EXIT_CODES = {"REGRESSED": 1, "INVALID": 3}
+
+
+def release(cell: Cell, engine: EngineName = None) -> None:
+    """Release a cell: build, serve, evaluate, compare with the baseline, decide, render the card, publish.
+
+    What is finished is reused: a run that was interrupted goes on, and a second run does nothing.
+    Exit code: 0 released, 1 REGRESSED, 3 INVALID, 10 and above an error.
+    """
+    from flagrelease.settings import settings
+    from flows.session import finished_release, make_job, preflight
+
+    host = settings()
+    job = make_job(cell, engine, host)
+    preflight(job, host)
+    done = finished_release(job, host)
+    if done is not None:
+        typer.echo(f"release {done} of {cell} is complete and nothing it was made from has changed: no stage was run\n")
+    else:
+        for name, value in LOCAL_PREFECT.items():
+            os.environ.setdefault(name, value)
+        typer.echo("starting Prefect in this process …")
+        from flows.release import release as flow
+
+        done = flow(cell=cell, engine=engine)
+        typer.echo()
+    raise typer.Exit(_summary(done))
+
+
+def _summary(release_id: int) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from flagrelease.settings import settings
+    from flagrelease.store import Store
+    from flagrelease.store.queries import release_view
+    from flows.report import HEADER, places, verdict_cells
+
+    host = settings()
+    store = Store.open(host.store_url)
+    view = release_view(store, release_id)
+    store.close()
+    console = Console(soft_wrap=True)
+    if view.gate is None:
+        return 0
+    console.print(f"[bold]{view.gate.verdict}[/bold]  release {view.id} of {view.cell} through {view.engine}")
+    table = Table(*HEADER, box=None, padding=(0, 2, 0, 0))
+    for row in view.gate.benchmarks:
+        table.add_row(*verdict_cells(row))
+    console.print(table)
+    for reason in view.gate.reasons:
+        console.print(f"  {reason}", markup=False, highlight=False)
+    for name, place in places(view, host).items():
+        console.print(f"{name + ':':<28}{place}", markup=False, highlight=False)
+    return EXIT_CODES.get(view.gate.verdict, 0)
+
+
+def serve(
+    cell: Cell,
+    engine: EngineName = None,
+    port: Annotated[int | None, typer.Option(help="by default the port that the card prints")] = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+) -> None:
+    """Serve a cell's model with the settings it was released with, until Ctrl-C."""
+    from flagrelease.errors import ServerError
+    from flagrelease.settings import settings
+    from flows.session import make_job
+    from flows.stages import start_server
+
+    job = make_job(cell, engine, settings())
+    chosen = port or job.cell.cell.port
+    waker = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with start_server(job, settings().work_path, typer.echo, host=host, port=chosen) as server:
+        typer.echo(f"{job.cell.served_name} is served at {server.base_url}/v1/ (Ctrl-C ends it)")
+        while server.alive():
+            try:
+                signal.sigtimedwait([signal.SIGCHLD], 1)
+            except KeyboardInterrupt:
+                typer.echo("stopping")
+                return
+        raise ServerError(f"the server ended: {server.exit_reason()}", remedy=f"see {server.log_path}")
+    signal.signal(signal.SIGTERM, waker)
+
+
+def deploy() -> None:
+    """Create or update Prefect's work pools and one deployment a cell, so that workers can run releases."""
+    from flows.deployments import deploy as deploy_all
+
+    deploy_all(typer.echo)

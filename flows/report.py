@@ -1,0 +1,67 @@
+"""A release as text for people: the verdict's table, the stages, and where everything lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flagrelease.evidence import EvidenceFolder
+from flagrelease.records import BenchmarkVerdict, GateResult, Publication
+from flagrelease.settings import Settings
+from flagrelease.store import Store
+from flagrelease.store.queries import ReleaseView, release_view
+
+HEADER = ("Benchmark", "n", "Baseline", "Candidate", "Difference", "90 % interval", "Verdict")
+
+
+def verdict_cells(row: BenchmarkVerdict) -> tuple[str, ...]:
+    """One benchmark of the verdict as table cells; scores in percent, differences in points."""
+    role = "" if row.role == "gated" else " (advisory)"
+    return (
+        row.display,
+        f"{row.n} × {row.repeats}",
+        f"{100 * row.baseline:.1f}",
+        f"{100 * row.candidate:.1f}",
+        f"{100 * row.difference:+.1f}",
+        f"{100 * row.lower:+.1f} … {100 * row.upper:+.1f}",
+        f"{row.verdict}{role}",
+    )
+
+
+def verdict_table(gate: GateResult) -> str:
+    """The verdict as Markdown: the cell's, the table, the reasons."""
+    lines = [f"**{gate.verdict}** against baseline `{gate.baseline_id}`", ""]
+    lines += [f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
+    lines += [f"| {' | '.join(verdict_cells(row))} |" for row in gate.benchmarks]
+    lines += ["", *(f"- {reason}" for reason in gate.reasons)]
+    return "\n".join(lines)
+
+
+def release_report(release: int, host: Settings) -> str:
+    """Stages, times and places of a release as Markdown."""
+    store = Store.open(host.store_url)
+    try:
+        view = release_view(store, release)
+    finally:
+        store.close()
+    lines = [f"Release {view.id} of `{view.cell}` through {view.engine}: {view.state}", ""]
+    lines += ["| Stage | State | Time | From |", "|---|---|---|---|"]
+    for stage in view.stages:
+        origin = f"release {stage.reused_from}" if stage.reused_from else "this release"
+        time = f"{stage.seconds:.1f} s" if stage.seconds is not None and not stage.reused_from else ""
+        lines.append(f"| {stage.stage} | {stage.state} | {time} | {origin} |")
+    lines += ["", *(f"- {name}: `{place}`" for name, place in places(view, host).items())]
+    return "\n".join(lines)
+
+
+def places(view: ReleaseView, host: Settings) -> dict[str, str]:
+    """Where the release's card, publications, evidence and results lie."""
+    evidence = EvidenceFolder(host.evidence_url)
+    found = {"card": str(host.output_path / view.cell / "README.md")}
+    found |= {f"published ({p.publisher})": _place(p, host) for p in view.publications}
+    found |= {f"evidence: {artefact.name}": evidence.path(artefact.sha256) for artefact in view.artefacts}
+    found["results"] = f"flagrelease show {view.id}"
+    return found
+
+
+def _place(publication: Publication, host: Settings) -> str:
+    return str(Path(host.output_path) / "hub" / publication.target)

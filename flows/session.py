@@ -1,0 +1,271 @@
+"""One release of one cell, put together: matrix → plan → store. Knows nothing of Prefect."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evaluation.catalogue import Benchmark, fingerprint, load_benchmarks, missing, select
+from evaluation.run import HARNESSES
+from flagrelease import __version__
+from flagrelease.card.build import Snapshot
+from flagrelease.card.data import NotRun
+from flagrelease.card.names import card_names
+from flagrelease.card.render import template_sha256
+from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError
+from flagrelease.evidence import EvidenceFolder
+from flagrelease.loading import load_chips, load_matrix, resolve
+from flagrelease.matrix import ResolvedCell
+from flagrelease.pipeline import Plan, ReleaseRun, plan
+from flagrelease.publish.folder import FolderPublisher
+from flagrelease.records import Provenance, Stage, digest
+from flagrelease.settings import Settings, settings
+from flagrelease.store import Store
+from flagrelease.store.database import check_writable
+from runtime.engines import engine as engine_named
+from runtime.engines.interface import Engine, EngineSettings
+from runtime.preflight import check_host
+
+HOME_MIB = 50
+OUTPUT_MIB = 5
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be released, and how: decided before anything is started or written."""
+
+    cell: ResolvedCell
+    engine: Engine
+    engine_settings: dict[str, Any]
+    benchmarks: list[Benchmark]
+    not_run: list[NotRun]
+
+    @property
+    def limits(self) -> EngineSettings:
+        """The engine's settings, validated."""
+        return self.engine.settings(self.engine_settings)
+
+    @property
+    def target(self) -> str:
+        """Repository that the release is published to."""
+        return card_names(self.cell).repository
+
+
+def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
+    """Read the matrix and say what a release of the cell is; writes nothing.
+
+    Raises MatrixError, UnknownNameError, PreflightError.
+    """
+    cell = resolve(load_matrix(host.matrix_path), load_chips(), cell_id)
+    name = engine_name or cell.cell.engine
+    raw = dict(cell.engine_settings(name))
+    if cell.cell.launcher == "container":
+        # Says what this machine lacks for such a cell; a container cell does not get further yet.
+        check_host(cell, name)
+    engine = engine_named(name)
+    if name not in cell.cell.engines:
+        raise PreflightError(
+            f"{cell_id} has no settings for the engine {name}",
+            remedy=f"add `engines: {{{name}: {{…}}}}` to the cell in {host.matrix_path}",
+        )
+    try:
+        engine.settings(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MatrixError(
+            f"{host.matrix_path}: {cell_id}: engines.{name}.{where}: {first['msg']}",
+            remedy="correct it; the engine's settings stand in docs/engines.md",
+        ) from error
+    run, not_run = [], []
+    for benchmark in select(load_benchmarks(), cell.suite):
+        reason = missing(benchmark, engine.capabilities, engine.display)
+        if reason is None:
+            run.append(benchmark)
+        else:
+            not_run.append(NotRun(display=benchmark.display, reason=reason))
+    if not run:
+        raise PreflightError(
+            f"none of the benchmarks of {cell_id} can be run through {engine.display}",
+            remedy="see why: flagrelease benchmarks; give the model another suite or engine",
+        )
+    return Job(cell=cell, engine=engine, engine_settings=raw, benchmarks=run, not_run=not_run)
+
+
+def preflight(job: Job, host: Settings) -> None:
+    """Check that this machine has what the job needs; raises the error that names it."""
+    check_host(job.cell, job.engine.name)
+    check_writable(host.home_path, HOME_MIB, StoreError)
+    check_writable(host.output_path, OUTPUT_MIB, OutputError)
+
+
+def make_plan(job: Job) -> Plan:
+    """Inputs and keys of every stage of the job."""
+    cell, weights = job.cell, job.cell.model.weights
+    harnesses = sorted({benchmark.harness or "" for benchmark in job.benchmarks})
+    return plan(
+        {
+            Stage.BUILD: {
+                "weights": weights.sha256 if weights else None,
+                "format": job.engine.weights_format,
+            },
+            Stage.EVALUATE: {
+                "cell": cell.id,
+                "stack": cell.cell.stack,
+                "engine": job.engine.name,
+                "engine_version": job.engine.version(),
+                "engine_settings": job.engine_settings,
+                "harnesses": {name: HARNESSES[name].version() for name in harnesses},
+                "benchmarks": [fingerprint(benchmark) for benchmark in job.benchmarks],
+            },
+            Stage.DECIDE: {
+                "baseline": required_baseline(cell),
+                "policy": cell.policy.model_dump(mode="json"),
+                "suite": cell.model.suite,
+            },
+            Stage.CARD: {"template": template_sha256(), "facts": digest(cell.model_dump(mode="json"))},
+            Stage.PUBLISH: {"publisher": FolderPublisher.name, "target": job.target},
+        }
+    )
+
+
+def required_baseline(cell: ResolvedCell) -> str:
+    """Id of the baseline that the cell's model is compared with; raises BaselineError where it has none."""
+    baseline = cell.model.reference.baseline
+    if baseline is None:
+        raise BaselineError(
+            f"{cell.cell.model} has no baseline to compare with",
+            remedy=f"measure one on the reference ({cell.model.reference.description}): "
+            f"flagrelease baseline run {cell.id}, then name it in matrix.yaml as reference.baseline",
+        )
+    return baseline
+
+
+def provenance(job: Job, *, weights_sha256: str, chat_template_sha256: str, created: str) -> Provenance:
+    """Where an evaluation of this job comes from."""
+    harness = HARNESSES[job.benchmarks[0].harness or ""]
+    return Provenance(
+        model=job.cell.cell.model,
+        chip=job.cell.cell.chip,
+        stack=job.cell.cell.stack,
+        engine=job.engine.name,
+        engine_version=job.engine.version(),
+        engine_settings=job.engine_settings,
+        weights_sha256=weights_sha256,
+        chat_template_sha256=chat_template_sha256,
+        harness=harness.name,
+        harness_version=harness.version(),
+        platform=f"{_processor()}, {platform.system()} {platform.release()}",
+        code_version=__version__,
+        created=created,
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} threads)" if names else platform.machine()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A release under way."""
+
+    job: Job
+    host: Settings
+    store: Store
+    evidence: EvidenceFolder
+    publisher: FolderPublisher
+    run: ReleaseRun
+    log: Log
+
+    @property
+    def release(self) -> int:
+        """Id of the release."""
+        return self.run.release
+
+    def published(self) -> bool:
+        """Whether this release, or a newer one of the cell, is what the target holds now."""
+        done = self.run.finished(Stage.PUBLISH)
+        return done is not None and publication_stands(self.store, self.publisher, self.release, self.job.target)
+
+
+def publication_stands(store: Store, publisher: FolderPublisher, release: int, target: str) -> bool:
+    """Whether the target holds what this release, or a newer one, published there."""
+    current = publisher.current(target)
+    return current is not None and store.newest_publisher_of(current.target, current.revision) >= release
+
+
+def open_store(host: Settings) -> Store:
+    """The store of this host."""
+    return Store.open(host.store_url)
+
+
+def publisher_of(host: Settings) -> FolderPublisher:
+    """Where releases are published: a folder that looks like a hub."""
+    return FolderPublisher(host.output_path / "hub")
+
+
+@contextmanager
+def open_session(job: Job, log: Log) -> Iterator[Session]:
+    """Begin or resume the release of the job; an exception inside is recorded as its failure."""
+    host = settings()
+    the_plan = make_plan(job)
+    store = open_store(host)
+    try:
+        snapshot = Snapshot(
+            cell=job.cell,
+            engine=job.engine.name,
+            engine_display=job.engine.display,
+            displays={benchmark.key: benchmark.display for benchmark in job.benchmarks},
+            not_run=job.not_run,
+        )
+        release = store.begin_release(
+            cell=job.cell.id,
+            key=the_plan.release_key,
+            engine=job.engine.name,
+            snapshot=snapshot.model_dump(mode="json"),
+            code_version=__version__,
+        )
+        try:
+            yield Session(
+                job=job,
+                host=host,
+                store=store,
+                evidence=EvidenceFolder(host.evidence_url),
+                publisher=publisher_of(host),
+                run=ReleaseRun(store, release, the_plan, log),
+                log=log,
+            )
+        except Exception as error:
+            store.finish_release(release, "failed", str(error))
+            raise
+        store.finish_release(release, "completed")
+    finally:
+        store.close()
+
+
+def finished_release(job: Job, host: Settings) -> int | None:
+    """Id of the completed release of exactly this job, if its publication stands; nothing is to be done then."""
+    the_plan = make_plan(job)
+    store = open_store(host)
+    try:
+        row = store.release_by_key(the_plan.release_key)
+        if row is None or row.state != "completed":
+            return None
+        published = store.finished_stage(Stage.PUBLISH, the_plan.keys[Stage.PUBLISH])
+        stands = published is None or publication_stands(store, publisher_of(host), row.id, job.target)
+        card = host.output_path / job.cell.id / "README.md"
+        return row.id if stands and card.exists() else None
+    finally:
+        store.close()

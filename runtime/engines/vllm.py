@@ -1,0 +1,103 @@
+"""vLLM, from an environment of its own (its pins are its own), on a CPU or an accelerator."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from flagrelease.errors import PreflightError
+from flagrelease.settings import settings as host_settings
+from runtime.engines.interface import Capability, EngineSettings, ServerCommand, ServeRequest
+
+OWN_ENVIRONMENT = Path(".venv-vllm/bin/vllm")
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+class VllmSettings(EngineSettings):
+    """Settings of `vllm serve`."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(default=None, ge=128, description="tokens of one request")
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    seed: int = 1234
+    cpu: bool = Field(default=False, description="run on the processor: eager, its own threads and cache size")
+    threads: int = Field(default=1, ge=1, description="on a CPU")
+    kv_cache_gib: int = Field(default=1, ge=1, description="on a CPU")
+
+
+class Vllm:
+    """vLLM's OpenAI-compatible server."""
+
+    name = "vllm"
+    display = "vLLM"
+    capabilities: frozenset[Capability] = frozenset({"generate", "prompt_logprobs"})
+    weights_format: Literal["gguf", "safetensors"] = "safetensors"
+
+    def settings(self, raw: Mapping[str, Any]) -> VllmSettings:
+        """Validate a cell's settings."""
+        return VllmSettings.model_validate(raw)
+
+    def version(self) -> str:
+        """Version of vLLM in its environment."""
+        return _version(_executable())
+
+    def command(self, request: ServeRequest, raw: Mapping[str, Any]) -> ServerCommand:
+        """`vllm serve` with the tokenizer endpoint that log-likelihood tasks need."""
+        settings = self.settings(raw)
+        argv = [
+            str(_executable()),
+            "serve",
+            str(request.model_path),
+            f"--host={request.host}",
+            f"--port={request.port}",
+            f"--served-model-name={request.served_name}",
+            f"--dtype={settings.dtype}",
+            f"--seed={settings.seed}",
+            f"--tensor-parallel-size={settings.tensor_parallel_size}",
+            "--enable-tokenizer-info-endpoint",
+        ]
+        if settings.max_model_len is not None:
+            argv.append(f"--max-model-len={settings.max_model_len}")
+        environment = dict(QUIET)
+        if settings.cpu:
+            # Compiling for a CPU takes minutes and changes the arithmetic with the batch.
+            argv.append("--enforce-eager")
+            environment |= {
+                "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "OMP_NUM_THREADS": str(settings.threads),
+            }
+        return ServerCommand(argv, environment)
+
+
+def _executable() -> Path:
+    chosen = host_settings().vllm
+    if chosen is None and OWN_ENVIRONMENT.exists():
+        chosen = OWN_ENVIRONMENT
+    if chosen is None and (on_path := shutil.which("vllm")):
+        chosen = Path(on_path)
+    if chosen is None or not chosen.exists():
+        raise PreflightError(
+            f"vLLM is not there: {chosen}" if chosen else "vLLM is not installed",
+            remedy='in a checkout: make vllm (CPU); on a GPU host: pip install "flagrelease[vllm]"; '
+            "or set FLAGRELEASE_VLLM to the vllm command",
+        )
+    return chosen.absolute()
+
+
+@cache
+def _version(executable: Path) -> str:
+    python = executable.with_name("python")
+    code = "from importlib.metadata import version; print(version('vllm'))"
+    answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise PreflightError(
+            f"the environment of {executable} has no package vllm", remedy="install it again: make vllm"
+        )
+    return answer.stdout.strip()

@@ -1,0 +1,1 @@
+"""Where a server runs: as a process on this host, or in a container."""

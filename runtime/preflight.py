@@ -1,0 +1,49 @@
+"""What a cell needs of this machine, checked in seconds, before anything is started or written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from flagrelease.errors import FlagReleaseError, PreflightError
+from flagrelease.matrix import ResolvedCell
+from runtime import weights
+from runtime.engines import engine as engine_named
+
+
+def check_host(cell: ResolvedCell, engine: str) -> None:
+    """Raise what is missing on this host for serving the cell; PreflightError where it is several things."""
+    problems = list(_problems(cell, engine))
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = "".join(f"\n  - {problem.message}" for problem in problems)
+        steps = "; ".join(dict.fromkeys(problem.remedy for problem in problems))
+        raise PreflightError(f"{cell.id} cannot be released on this machine:{lines}", remedy=steps)
+
+
+def _problems(cell: ResolvedCell, engine: str) -> Iterator[FlagReleaseError]:
+    chip = cell.chip
+    elsewhere = (
+        f"run it on a host with {chip.display} devices: prefect worker start --pool {chip.key} there, "
+        f"then prefect deployment run release/{cell.id}"
+    )
+    missing = [device for device in chip.devices if not Path(device).exists()]
+    if missing:
+        yield PreflightError(f"no {chip.display} device: {', '.join(missing)} not there", remedy=elsewhere)
+    if chip.smi and shutil.which(chip.smi) is None:
+        yield PreflightError(f"{chip.smi}, the management tool of {chip.display}, is not on PATH", remedy=elsewhere)
+    if cell.cell.launcher == "container":
+        if shutil.which("docker") is None or not Path("/var/run/docker.sock").exists():
+            yield PreflightError("no container engine runs here", remedy="start Docker on that host")
+        yield PreflightError(
+            "this version of FlagRelease starts servers as processes only, and the cell wants a container",
+            remedy="use a version with the container launcher",
+        )
+        return
+    try:
+        engine_named(engine).version()
+        weights.check(cell.model)
+    except FlagReleaseError as problem:
+        yield problem

@@ -1,0 +1,439 @@
+"""The shipped matrix says what the published cards say; a broken one is refused with file, line and reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from flagrelease import loading, yaml_file
+from flagrelease.card.names import card_names
+from flagrelease.errors import MatrixError, UnknownNameError
+from flagrelease.matrix import Matrix, ResolvedCell
+from flagrelease.settings import data_path
+
+REGISTRY = "harbor.baai.ac.cn/flagrelease-public/"
+METAX_OPTIONS = (
+    "-it --device=/dev/dri --device=/dev/mxcd --group-add video --device=/dev/mem --network=host "
+    "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --shm-size 100gb "
+    "--ulimit memlock=-1 -v /usr/local/:/usr/local/ -v /nfs:/nfs"
+)
+
+
+class Card(NamedTuple):
+    """What a published card states."""
+
+    names: tuple[str, str, str, str]  # release, two result columns, container image
+    origin: str
+    download: str
+    image: str
+    container: str
+    options: str
+    command: str
+    serve: list[str]
+    port: int
+    served: str
+    driver: str | None
+    docker: str
+    system: str
+    sampled: bool
+    scale: str
+    scores: str
+
+
+CARDS = {
+    "minimax-nvidia": Card(
+        names=("MiniMax-M2-FlagOS", "MiniMax-M2-H100-CUDA", "MiniMax-M2-FlagOS", "FlagOS-Nvidia"),
+        origin="MiniMax/MiniMax-M2",
+        download="FlagRelease/MiniMax-M2-FlagOS /share/MiniMax-M2",
+        image="flagrelease_nvidia_minimaxm2",
+        container="flagos",
+        options="--init --detach --net=host --user 0 --ipc=host -v /share:/share "
+        "--security-opt=seccomp=unconfined --privileged --ulimit=stack=67108864 --ulimit=memlock=-1 "
+        "--shm-size=512G --gpus all -e USE_FLAGGEMS=1",
+        command="sleep infinity",
+        serve=["source .venv/bin/activate", "flagscale serve minimax"],
+        port=9010,
+        served="MiniMax-M2-nvidia-flagos",
+        driver="Kernel Mode Driver Version: 2.3.0",
+        docker="27.5.1, build 27.5.1-0ubuntu3~22.04.2",
+        system="Description:    Ubuntu 22.04.4 LTS",
+        sampled=True,
+        scale="percent",
+        scores="AIME_0fewshot_@avg1 43.330 50.000, GPQA_0fewshot_@avg1 64.260 65.180, "
+        "LiveBench-0fewshot_@avg1 46.010 45.660, MMLU_5fewshot_@avg1 77.750 77.930, "
+        "MUSR_0fewshot_@avg 67.590 65.870",
+    ),
+    "minicpmv4-metax": Card(
+        names=("MiniCPM-V-4-metax-FlagOS", "MiniCPM-V-4-H100-CUDA", "MiniCPM-V-4-FlagOS-metax", "FlagOS"),
+        origin="OpenBMB/MiniCPM-V-4",
+        download="OpenBMB/MiniCPM-V-4 /nfs/MiniCPM-V-4",
+        image="flagrelease_metax_minicpm",
+        container="flagos",
+        options=METAX_OPTIONS,
+        command="/bin/bash",
+        serve=["flagscale serve minicpmv4"],
+        port=9010,
+        served="MiniCPM-V-4-metax-flagos",
+        driver=None,
+        docker="28.0.4, build b8034c0",
+        system="Ubuntu 22.04.4 LTS",
+        sampled=False,
+        scale="percent",
+        scores="CMMMU 37.560 34.780, MMMU 40.220 40.220, MMMU_Pro_standard 25.160 25.740, "
+        "MMMU_Pro_vision 20.400 20.000, MM-Vet v2 47.750 48.508, OCRBench 82.600 84.100, "
+        "MathVision 21.020 20.790, CII-Bench 41.830 42.220, Blink 51.130 51.450",
+    ),
+    "robobrain2-7b-metax": Card(
+        names=(
+            "RoboBrain2.0-7B-metax-FlagOS",
+            "RoboBrain2.0-7B-H100-CUDA",
+            "RoboBrain2.0-7B-FlagOS-metax",
+            "FlagOS",
+        ),
+        origin="BAAI/RoboBrain2.0-7B",
+        download="FlagRelease/RoboBrain2.0-7B-metax-FlagOS /nfs/RoboBrain2.0-7B",
+        image="flagrelease_metax_robo2_7",
+        container="flagos",
+        options=METAX_OPTIONS,
+        command="/bin/bash",
+        serve=["cd /workspace/", "flagscale serve robobrain2-7b /workspace/robobrain2/conf/serve.yaml"],
+        port=9010,
+        served="RoboBrain2.0-7B-metax-flagos",
+        driver=None,
+        docker="28.0.4, build b8034c0",
+        system="Ubuntu 22.04.4 LTS",
+        sampled=False,
+        scale="percent",
+        scores="erqa 38.750 38.500, Where2Place 63.590 62.840, blink_val_ev 56.360 57.660, "
+        "cv_bench_test 85.750 85.760, embspatial_bench 76.320 76.260, SAT 75.330 74.000, "
+        "vsi_bench_tiny 36.100 36.150, robo_spatial_home_all 54.227 52.944, "
+        "all_angles_bench 47.700 47.700, egoplan_bench2 33.230 32.480",
+    ),
+    "qwen3-metax": Card(
+        names=("Qwen3-8B-Metax", "Qwen3-8B-H100-CUDA", "Qwen3-8B-Metax-FlagOS", "FlagOS-Metax"),
+        origin="Qwen/Qwen3-8B",
+        download="Qwen/Qwen3-8B /nfs/models/Qwen3-8B",
+        image="flagrelease_metax_qwen3_8b:latest",
+        container="qwen3_8b_release",
+        options="-d -it --net=host --uts=host --ipc=host -e USE_FLAGGEMS=1 --privileged=true "
+        "--group-add video --shm-size 100gb --ulimit memlock=-1 --security-opt seccomp=unconfined "
+        "--security-opt apparmor=unconfined --device=/dev/dri --device=/dev/mxcd "
+        "-v /usr/share/zoneinfo/Asia/Shanghai:/etc/localtime:ro -v /nfs/:/nfs/",
+        command="bash",
+        serve=["flagscale serve qwen3"],
+        port=8000,
+        served="/nfs/models/Qwen3-8B/",
+        driver="Kernel Mode Driver Version: 2.3.0",
+        docker="28.2.1, build 879ac3f",
+        system="Description:    Ubuntu 22.04.4 LTS",
+        sampled=True,
+        scale="ratio",
+        scores="AIME_0fewshot_@avg1 0.700 0.733, GPQA_0fewshot_@avg1 0.507 0.503, "
+        "LiveBench-0fewshot_@avg1 0.502 0.488, MMLU_5fewshot_@avg1 0.699 0.699, "
+        "MUSR_0fewshot_@avg 0.602 0.607",
+    ),
+    "step3-nvidia": Card(
+        names=("step3-FlagOS", "step3-H100-CUDA", "step3-FlagOS", "FlagOS"),
+        origin="stepfun-ai/step3",
+        download="stepfun-ai/step3 /share/step3",
+        image="flagrelease_nvidia_step3",
+        container="flagos",
+        options="--rm --init --detach --net=host --uts=host --ipc=host --security-opt=seccomp=unconfined "
+        "--privileged=true --ulimit stack=67108864 --ulimit memlock=-1 --ulimit nofile=1048576:1048576 "
+        "--shm-size=32G -v /share:/share --gpus all",
+        command="sleep infinity",
+        serve=["flagscale serve step3"],
+        port=9010,
+        served="step3-nvidia-flagos",
+        driver=None,
+        docker="28.1.0, build 4d8c241",
+        system="Ubuntu 22.04.5 LTS",
+        sampled=False,
+        scale="percent",
+        scores="CMMMU 65.69 65.24, MMMU 71.3 70.86, MMLU_Pro_standard 55.36 54.75, "
+        "MMLU_Pro_vision 48.73 48.77, MM-Vet v2 76.65 76.08, OCRBench 86.26 86.32, "
+        "MathVision 57.26 56.910, CII-Bench 66.27 65.75, Blink 62.70 62.37",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def matrix() -> Matrix:
+    return loading.load_matrix(data_path("matrix.yaml"))
+
+
+def test_the_shipped_matrix_holds_its_cells_in_order(matrix: Matrix) -> None:
+    cells = loading.resolve_all(matrix, loading.load_chips())
+    assert [cell.id for cell in cells] == matrix.cell_ids() == ["smollm2-cpu", *CARDS]
+    assert [len(suite) for suite in matrix.suites.values()] == [5, 5, 9, 10]
+    assert matrix.policy.pooled_margin("smoke") == 2.0
+    assert matrix.policy.pooled_margin("text") == 1.0
+
+
+def test_a_resolved_cell_survives_json(matrix: Matrix) -> None:
+    for cell in loading.resolve_all(matrix, loading.load_chips()):
+        assert ResolvedCell.model_validate_json(cell.model_dump_json()) == cell
+
+
+def test_the_cpu_cell_can_be_served_by_two_engines(matrix: Matrix) -> None:
+    cell = loading.resolve(matrix, loading.load_chips(), "smollm2-cpu")
+    assert cell.engine_settings("llama_cpp") == {"threads": 1, "context": 2048}
+    assert cell.engine_settings("vllm")["dtype"] == "float32"
+    assert cell.served_name == "SmolLM2-135M-Instruct-cpu"
+    assert cell.model.weights is not None
+    assert cell.suite == ["last_word", "number_sequence", "addition", "hellaswag_100", "truthfulqa_mc1_100"]
+
+
+@pytest.mark.parametrize("cell_id", CARDS)
+def test_a_cell_says_what_its_published_card_says(cell_id: str, matrix: Matrix) -> None:
+    resolved = loading.resolve(matrix, loading.load_chips(), cell_id)
+    cell, card = resolved.cell, CARDS[cell_id]
+    assert cell.container is not None
+    assert cell.published is not None
+    names, versions, source = card_names(resolved), cell.versions, resolved.model.source
+    download = cell.names.download or source.repository
+    assert card == Card(
+        names=(names.release, names.baseline_column, names.candidate_column, names.container_release),
+        origin=source.repository,
+        download=f"{download} {source.local_dir}",
+        image=cell.container.image.removeprefix(REGISTRY),
+        container=cell.container.name,
+        options=" ".join(cell.container.options),
+        command=" ".join(cell.container.command),
+        serve=cell.serve,
+        port=cell.port,
+        served=resolved.served_name,
+        driver=versions.driver,
+        docker=(versions.docker or "").removeprefix("Docker version "),
+        system=versions.operating_system or "",
+        sampled=cell.sampling is not None and (cell.sampling.temperature, cell.sampling.top_p) == (0.7, 0.95),
+        scale=cell.published.scale,
+        scores=", ".join(f"{row.metric} {row.baseline} {row.candidate}" for row in cell.published.rows),
+    )
+    assert (versions.flagscale, versions.flaggems) == ("Version: 0.8.0", "Version: 3.0")
+    assert resolved.model.licence.spdx == "Apache-2.0"
+    assert len(cell.published.rows) == len(resolved.suite)
+
+
+# Every line number below counts from the first line of this text.
+GOOD = """\
+version: 1
+policy:
+  alpha: 0.05
+  margin_points: 2.0
+  margin_points_small: 3.0
+  large_n: 700
+  min_items: 200
+  pooled_margin_points: 1.0
+  max_missing: 0.01
+  suites:
+    quick: {pooled_margin_points: 2.0, reason: few questions}
+suites:
+  quick: [addition]
+models:
+  tiny:
+    display: Tiny
+    kind: text
+    source: {hub: huggingface, repository: some/tiny}
+    licence: {spdx: MIT, url: "https://example.org/licence"}
+    suite: quick
+    reference: {label: H100, description: reference}
+cells:
+  - model: tiny
+    chip: cpu
+    launcher: process
+    engine: llama_cpp
+    engines: {llama_cpp: {threads: 1}}
+    port: 9010
+    schedule:
+      cron: 0 3 * * mon-fri
+      timezone: Asia/Shanghai
+"""
+SECOND_CELL = "  - {model: tiny, chip: cpu, launcher: process, engine: vllm, engines: {vllm: {}}}\n"
+
+
+def broken(folder: Path, content: str | bytes, name: str = "matrix.yaml") -> MatrixError:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(MatrixError) as caught:
+        loading.load_matrix(path)
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_the_matrix_that_the_others_are_broken_from_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.yaml"
+    path.write_text("\ufeff" + GOOD)
+    assert loading.load_matrix(path).cell_ids() == ["tiny-cpu"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("port: 9010", "portt: 9010", 28, "cells.0.portt: unknown key; did you mean `port`?"),
+        ("port: 9010", "zzz: 9010", 28, "cells.0.zzz: unknown key; known are: chip, container,"),
+        ("hub: huggingface", "hubb: huggingface", 18, "models.tiny.source.hubb: unknown key; did you mean `hub`?"),
+        ("    display: Tiny\n", "", 15, "models.tiny.display: is missing"),
+        ("port: 9010", "port: 9010x", 28, "cells.0.port: expected a whole number, found the text `9010x`"),
+        ("port: 9010", "port: true", 28, "cells.0.port: expected a whole number, found `true`"),
+        ("port: 9010", "port: 0x_", 28, "cells.0.port: not a number"),
+        ("port: 9010", "port: 99999", 28, "cells.0.port: must be less than or equal to 65535, found the number 99999"),
+        ("port: 9010", "port:", 28, "cells.0.port: expected a whole number, found nothing"),
+        ("alpha: 0.05", "alpha: .nan", 3, "policy.alpha: must be a finite number, found the number nan"),
+        ("display: Tiny", "display: 3.0", 16, "expected text, found the number 3.0; put it in quotes"),
+        ("display: Tiny", "display: [Tiny]", 16, "models.tiny.display: expected text, found a list"),
+        ("quick: [addition]", "quick: addition", 13, "expected a list, found the text `addition`"),
+        ("quick: [addition]", "quick:\n   - addition\n   - Big Sums", 15, "suites.quick.1: must be only small letters"),
+        ("kind: text", "kind: txt", 17, "expected `text`, `vision` or `embodied`, found the text `txt`; did you mean"),
+        ("{llama_cpp: {", "{llamacpp: {", 27, "cells.0.engines.llamacpp: expected `llama_cpp`, `vllm` or `flag"),
+        ("reason: few questions", "reason: few", 11, "policy.suites.quick.reason: must have at least 10 characters"),
+        ("launcher: process", "launcher: container", 23, "a cell with launcher `container` needs the key `contai"),
+        ("engine: llama_cpp", "engine: vllm", 23, "cells.0: engine vllm has no settings under `engines`"),
+        ("model: tiny", "model: tny", 23, "cells.0.model: unknown model `tny`; did you mean `tiny`?"),
+        ("chip: cpu", "chip: nvidea", 24, "cells.0.chip: unknown chip `nvidea`; did you mean `nvidia`?"),
+        ("suite: quick", "suite: quik", 20, "models.tiny.suite: unknown suite `quik`; did you mean `quick`?"),
+        ("    quick: {", "    quack: {", 11, "policy.suites.quack: unknown suite; did you mean `quick`?"),
+        ("cells:\n", f"cells:\n{SECOND_CELL}", 24, "cells.1: cell `tiny-cpu` is there twice, first on line 23"),
+        ("0 3 * * mon-fri", "0 25 * * *", 30, "cells.0.schedule.cron: `0 25 * * *`: the hour `25` is not"),
+        ("0 3 * * mon-fri", "0 3 * * fri-mon", 30, "the weekday `fri-mon` is not made of 0 to 7"),
+        ("0 3 * * mon-fri", "0 3 * *", 30, "has 4 fields; cron wants five"),
+        ("0 3 * * mon-fri", "'*/0 3 * * *'", 30, "the minute `*/0` is not"),
+        ("Asia/Shanghai", "Asia/Shangai", 31, "unknown time zone `Asia/Shangai`; did you mean `Asia/Shanghai`?"),
+        ("Asia/Shanghai", "/etc/passwd", 31, "unknown time zone `/etc/passwd`"),
+        ("Asia/Shanghai", "Asia", 31, "unknown time zone `Asia`"),
+        ("port: 9010", "port: 9010\n    port: 9011", 29, "cells.0.port: this key is there twice, first on line 28"),
+        ("version: 1", "version: 1\non: 1", 2, "on: a key must be text; put it in quotes"),
+        ("port: 9010", "\tport: 9010", 28, "found character '\\t' that cannot start any token"),
+        ("display: Tiny", "display: 'Tiny", 32, "scalar that begins on line 16: found unexpected end of stream"),
+        ("port: 9010", "port: &port 9010", 28, ": anchors (&) and aliases (*) are not allowed"),
+        ("port: 9010", "port: *port", 28, ": anchors (&) and aliases (*) are not allowed"),
+        ("port: 9010", "port: !!python/name:os.system 1", 28, "tags (!) are not allowed"),
+        ("version: 1\n", "version: 1\n---\n", 2, "but found another document"),
+        ("threads: 1", f"deep: {'[' * 40}{']' * 40}", 27, "more than 30 levels"),
+        ("Tiny", "Ti\x07ny", 16, "the character 0x07 is not allowed"),
+        ("version: 1", "version: 2", 1, "version: expected 1, found the number 2"),
+    ],
+)
+def test_a_broken_matrix_is_refused_with_file_line_and_reason(
+    old: str, new: str, line: int, words: str, tmp_path: Path
+) -> None:
+    assert GOOD.count(old) == 1
+    error = broken(tmp_path, GOOD.replace(old, new))
+    start = f"{tmp_path / 'matrix.yaml'}:{line}: "
+    assert [each for each in error.message.splitlines() if each.startswith(start) and words in each], error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "matrix.yaml: the file is empty"),
+        (b"# nothing but a comment\n", "matrix.yaml: the file is empty"),
+        (b"- version: 1\n", "matrix.yaml:1: expected a mapping (`key: value` lines), found a list"),
+        (b"version: 1\nname: \xff\n", "matrix.yaml:2: byte 0xff is not UTF-8 text"),
+        (b"#" * 1_000_001, "matrix.yaml: the file is larger than 1,000,000 bytes"),
+    ],
+)
+def test_a_file_that_is_no_matrix_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
+    assert words in broken(tmp_path, content).message
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MatrixError, match=r"none\.yaml: there is no such file"):
+        loading.load_matrix(tmp_path / "none.yaml")
+    with pytest.raises(MatrixError, match="cannot be read: Is a directory"):
+        loading.load_matrix(tmp_path)
+
+
+def test_all_errors_come_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    text = GOOD.replace("alpha: 0.05", "alpha: 2").replace("kind: text", "kind: txt").replace("9010", "x")
+    lines = broken(tmp_path, text).message.splitlines()
+    assert [int(line.removeprefix(f"{tmp_path}/matrix.yaml:").split(":")[0]) for line in lines] == [3, 17, 28]
+
+
+def test_of_many_errors_ten_are_shown(tmp_path: Path) -> None:
+    lines = broken(tmp_path, GOOD + "".join(f"extra{n}: 1\n" for n in range(14))).message.splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "and 4 more"
+
+
+def test_an_unknown_cell_is_answered_with_the_nearest(matrix: Matrix) -> None:
+    chips = loading.load_chips()
+    with pytest.raises(UnknownNameError) as caught:
+        loading.resolve(matrix, chips, "smolm2-cpu")
+    assert caught.value.message == "unknown cell `smolm2-cpu`"
+    assert caught.value.remedy == "did you mean `smollm2-cpu`? All cells: flagrelease matrix show"
+    with pytest.raises(UnknownNameError, match="All cells: flagrelease matrix show"):
+        loading.resolve(matrix, chips, "?")
+    with pytest.raises(UnknownNameError, match="unknown chip `cpu`"):
+        loading.resolve(matrix, {"nvidia": chips["nvidia"]}, "smollm2-cpu")
+
+
+def test_the_chips_are_read_one_from_each_file(tmp_path: Path) -> None:
+    chips = loading.load_chips()
+    assert {key: chip.display for key, chip in chips.items()} == {"cpu": "CPU", "metax": "Metax", "nvidia": "Nvidia"}
+    assert chips["metax"].devices == ["/dev/mxcd", "/dev/dri"]
+    assert (chips["nvidia"].smi, chips["cpu"].smi) == ("nvidia-smi", None)
+    with pytest.raises(MatrixError, match="no chip files"):
+        loading.load_chips(tmp_path)
+    (tmp_path / "ascend.yaml").write_text("vendor: Huawei\nkey: metax\ndisplay: Ascend\n")
+    with pytest.raises(MatrixError, match=r"ascend\.yaml:2: key: is `metax`, but the file's name says `ascend`"):
+        loading.load_chips(tmp_path)
+
+
+class Square(BaseModel):
+    """One of two shapes."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: str = Field(pattern="^square$")
+    side: int
+
+
+class Drawing(BaseModel):
+    """A file other than the matrix, with a choice of types."""
+
+    model_config = ConfigDict(extra="forbid")
+    shape: Square | list[Square] | None = None
+    title: dict[str, int] | str = ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("shape:\n  kind: square\n  sidde: 1\n", "drawing.yaml:3: shape.sidde: unknown key; did you mean `side`?"),
+        ("shape:\n  kind: round\n  side: 1\n", "drawing.yaml:2: shape.kind: must be text that matches ^square$"),
+        ("shape:\n  - kind: square\n", "drawing.yaml:2: shape.0.side: is missing"),
+        ("title: 3\n", "drawing.yaml:1: title: expected text, found the number 3; put it in quotes"),
+    ],
+)
+def test_other_files_with_choices_of_types_are_reported_by_the_same_means(
+    text: str, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "drawing.yaml"
+    path.write_text(text)
+    data, positions = loading.load_yaml(path)
+    with pytest.raises(MatrixError) as caught:
+        loading.validate(Drawing, path, data, positions)
+    assert words in caught.value.message
+
+
+def test_a_tag_that_is_called_like_a_key_is_no_part_of_the_place() -> None:
+    data = {"dataset": {"kind": "package", "package": "x==1", "fille": "y"}}
+    place = yaml_file._place
+    assert place(data, ("dataset", "package", "fille"), missing=False) == ("dataset", "fille")
+    assert place(data, ("dataset", "package", "package"), missing=False) == ("dataset", "package")
+    assert place(data, ("dataset", "package", "file"), missing=True) == ("dataset", "file")
+
+
+def test_the_schema_accepts_the_shipped_matrix_and_refuses_unknown_keys() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = loading.json_schema()
+    assert {"models", "cells"} <= schema["properties"].keys()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    data: dict[str, Any] = yaml.safe_load(data_path("matrix.yaml").read_text())
+    jsonschema.validate(data, schema, jsonschema.Draft202012Validator)
+    with pytest.raises(jsonschema.ValidationError, match="portt"):
+        jsonschema.validate({**data, "portt": 1}, schema, jsonschema.Draft202012Validator)

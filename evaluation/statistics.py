@@ -1,8 +1,8 @@
 """Statistics of the consistency gate: pure functions on arrays, each with its source.
 
-`alpha` is one-sided everywhere: at alpha = 0.05 an interval is the two-sided 90 % interval, so that its lower bound
-alone is a one-sided 95 % bound. There is no bootstrap: the t interval on paired differences is adequate at the sizes
-that decide, and a thousand times faster.
+For differences `alpha` is one-sided: at alpha = 0.05 the interval is the two-sided 90 % one, so that its lower bound
+alone is a one-sided 95 % bound. Only `score_interval`, which decides nothing, is an ordinary 1 − alpha interval. There
+is no bootstrap: the t interval on paired differences is adequate at the sizes that decide, and far faster.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 T_TEST_FROM = 200
-"""Items from which the central limit theorem may be relied on (Bowyer et al. 2025, arXiv 2503.01747)."""
+"""Items from which the t test is used: the central limit theorem misleads below a few hundred (Bowyer et al. 2025,
+arXiv 2503.01747)."""
 
 PERMUTATIONS = 9_999
 """Sign flips drawn where 2^n is larger; the smallest p-value is then 1/10,000."""
@@ -72,7 +73,7 @@ def paired_difference(d: ArrayLike, alpha: float) -> PairedDifference:
     """Mean of the per-item differences `d` (in [-1, 1]) with its two-sided 1 − 2·alpha t interval.
 
     mean ± t(1 − alpha, n − 1) · SE with SE = sd(d)/√n, sd over n − 1. Items are a sample of possible questions, and
-    pairing removes their common difficulty: Miller 2024, arXiv 2411.00640, sections on paired differences.
+    pairing removes their common difficulty: Miller 2024, arXiv 2411.00640 (paired differences).
 
     One item says nothing of the spread: SE is then 1, the largest sd a difference of shares can have, and the
     interval is everything possible, [-1, 1]. Where all differences are equal, SE is 0 and the interval is the point;
@@ -161,21 +162,22 @@ def pooled_difference(means: ArrayLike, standard_errors: ArrayLike, alpha: float
 
 
 def score_interval(scores: ArrayLike, alpha: float) -> Interval:
-    """Two-sided 1 − 2·alpha interval of one system's mean score, from one score in [0, 1] an item.
+    """Two-sided 1 − alpha interval of one system's mean score, from one score in [0, 1] an item.
 
-    Scores that are all 0 or 1: Wilson 1927, JASA 22: (p̂ + z²/2n ± z·√(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n), which
-    keeps its width at 0 and 1. Graded scores, or means over repeats: the t interval cut to [0, 1]; [0, 1] for one.
+    Scores that are all 0 or 1: Wilson 1927, JASA 22: (p̂ + z²/2n ± z·√(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n), z at
+    1 − alpha/2; it keeps its width at 0 and 1. Graded scores, or means over repeats: the t interval cut to [0, 1]; all
+    of [0, 1] where there is one item.
     """
     array = _checked(scores, "scores", 0.0, 1.0)
     n, mean = array.size, float(array.mean())
     if bool(np.isin(array, (0.0, 1.0)).all()):
-        z2 = float(scipy.stats.norm.ppf(1 - alpha)) ** 2
+        z2 = float(scipy.stats.norm.ppf(1 - alpha / 2)) ** 2
         centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
         half = math.sqrt(z2 * (mean * (1 - mean) / n + z2 / (4 * n * n))) / (1 + z2 / n)
         return Interval(max(0.0, centre - half), min(1.0, centre + half))
     if n == 1:
         return Interval(0.0, 1.0)
-    half = float(scipy.stats.t.ppf(1 - alpha, n - 1)) * float(array.std(ddof=1)) / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(1 - alpha / 2, n - 1)) * float(array.std(ddof=1)) / math.sqrt(n)
     return Interval(max(0.0, mean - half), min(1.0, mean + half))
 
 
@@ -186,8 +188,8 @@ def required_items(discordance: float, margin: float, alpha: float, power: float
     which for right-or-wrong answers is the share of items that differ. Sample size of paired proportions: Miller 2024,
     arXiv 2411.00640 (power analysis); n/n* is the resolution of Kotawala 2026, arXiv 2605.30315.
     """
-    if not 0 <= discordance <= 1:
-        msg = f"discordance must lie in [0, 1], not {discordance}"
+    if not 0 <= discordance < math.inf:
+        msg = f"discordance must be a number from 0 on, not {discordance}"
         raise ValueError(msg)
     if not 0 < margin <= 1:
         msg = f"margin must lie in (0, 1], not {margin}"

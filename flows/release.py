@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Annotated, TypeVar
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
+from flagrelease.pipeline import StageOutput
 from flagrelease.records import GateResult, Stage
 from flagrelease.settings import settings
 from flows import stages
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 def _as_task(name: str, work: Callable[[], T]) -> T:
     """Run `work` as a Prefect task; the store, not Prefect, remembers results."""
-    return task(work, name=name, cache_policy=NO_CACHE, persist_result=False)()
+    return Task(work, name=name, cache_policy=NO_CACHE, persist_result=False)()
 
 
 @flow(name="release", flow_run_name="release {cell}", persist_result=False)
@@ -85,7 +86,7 @@ def _evaluate(session: Session) -> int:
         return int(measured["evaluation"])
 
 
-def _never() -> stages.StageOutput:
+def _never() -> StageOutput:
     msg = "a finished stage was run again"
     raise AssertionError(msg)
 

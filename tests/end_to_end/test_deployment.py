@@ -1,0 +1,101 @@
+"""The deployment route: a real Prefect server, real workers, and the user's own commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runtime.launch.process import free_port
+from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run
+
+READY_S = 180
+pytestmark = pytest.mark.needs("llama_cpp")
+
+
+@contextmanager
+def background(*argv: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A long-lived command that ends with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(BIN / argv[0]), *argv[1:]], env=env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A Prefect server with the matrix deployed and a worker for each of two chips."""
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    env = environment(home, PREFECT_API_URL=f"http://127.0.0.1:{port}/api", PREFECT_WORKER_QUERY_SECONDS="2")
+    with background("prefect", "server", "start", "--port", str(port), env=env, log=home / "server.log") as server:
+        end = time.monotonic() + READY_S
+        while True:
+            try:
+                if httpx.get(f"{env['PREFECT_API_URL']}/health").is_success:
+                    break
+            except httpx.TransportError:
+                pass
+            assert server.poll() is None, (home / "server.log").read_text()
+            assert time.monotonic() < end, "the Prefect server did not answer"
+            time.sleep(0.5)
+        deployed = flagrelease("deploy", env=env)
+        assert deployed.returncode == 0
+        assert "release/qwen3-metax: added" in deployed.stdout
+        with (
+            background("prefect", "worker", "start", "--pool", "cpu", env=env, log=home / "cpu.log"),
+            background("prefect", "worker", "start", "--pool", "metax", env=env, log=home / "metax.log"),
+        ):
+            yield home, env
+
+
+def test_a_second_deploy_changes_nothing(prefect: tuple[Path, dict[str, str]]) -> None:
+    _, env = prefect
+    again = flagrelease("deploy", env=env)
+    assert again.returncode == 0
+    said = again.stdout.splitlines()
+    assert len(said) == 9  # three pools, six cells
+    assert all(line.endswith(": unchanged") for line in said)
+
+
+def test_a_cell_without_its_chip_fails_in_preflight(prefect: tuple[Path, dict[str, str]]) -> None:
+    _, env = prefect
+    failed = run(BIN / "prefect", "deployment", "run", "release/qwen3-metax", "--watch", env=env)
+    assert failed.returncode == 1
+    runs = httpx.post(f"{env['PREFECT_API_URL']}/flow_runs/filter", json={}).json()
+    state = next(one for one in runs if one["parameters"]["cell"] == "qwen3-metax")["state"]
+    assert state["type"] == "FAILED"
+    assert "no Metax device: /dev/mxcd" in state["message"]
+    assert "prefect worker start --pool metax" in state["message"]
+
+
+def test_the_small_cell_is_released_by_a_worker(prefect: tuple[Path, dict[str, str]]) -> None:
+    home, env = prefect
+    released = run(BIN / "prefect", "deployment", "run", "release/smollm2-cpu", "--watch", env=env)
+    assert released.returncode == 0
+    view = json.loads(flagrelease("show", "smollm2-cpu", "--json", env=env).stdout)
+    assert view["state"] == "completed"
+    assert view["gate"]["verdict"] == "CONSISTENT"
+    card = (home / "output" / "smollm2-cpu" / "README.md").read_text()
+    artifacts = httpx.post(f"{env['PREFECT_API_URL']}/artifacts/filter", json={}).json()
+    by_key = {artifact["key"]: artifact["data"] for artifact in artifacts if artifact["key"]}
+    assert by_key["card-smollm2-cpu"] == card
+    assert "CONSISTENT" in by_key["verdict-smollm2-cpu"]
+    assert "| evaluate | completed |" in by_key["release-smollm2-cpu"]
+    logs = httpx.post(f"{env['PREFECT_API_URL']}/logs/filter", json={"limit": 200}).json()
+    assert any("/300, " in entry["message"] and "left" in entry["message"] for entry in logs), "no progress was logged"

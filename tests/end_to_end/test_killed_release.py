@@ -1,0 +1,102 @@
+"""A release that is killed goes on where it stopped, and ends as an undisturbed one does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run, servers_below
+from tests.end_to_end.kill_in import KEPT_ANSWERS
+
+CELL = "smollm2-cpu"
+STAGES = ("build", "serve", "evaluate", "decide", "card", "publish")
+# What the store has when a run is killed in a stage, and so what the next run reuses.
+FINISHED_BEFORE = {
+    "serve": ("build",),
+    "evaluate": ("build",),
+    "decide": ("build", "evaluate"),
+    "card": ("build", "evaluate", "decide"),
+    "publish": ("build", "evaluate", "decide", "card"),
+}
+pytestmark = pytest.mark.needs("llama_cpp")
+
+
+def gone(home: Path) -> bool:
+    """Whether every server that was started with this home has ended, within its grace."""
+    for _ in range(150):
+        if not servers_below(home):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home in which the release was killed once in each stage, in their order."""
+    home = tmp_path_factory.mktemp("killed")
+    env = environment(home)
+    for stage in STAGES:
+        killed = run(BIN / "python", ROOT / "tests/end_to_end/kill_in.py", stage, CELL, env=env | {"PYTHONPATH": str(ROOT)})
+        assert killed.returncode == -9, f"was not killed in {stage}"
+        for finished in FINISHED_BEFORE.get(stage, ()):
+            assert f"{finished}: reused from release 1" in killed.stdout, (stage, finished)
+        if stage == "decide":
+            assert f"{KEPT_ANSWERS} answers kept from an earlier run" in killed.stdout
+        assert gone(home), f"left running after a kill in {stage}: {servers_below(home)}"
+    assert not (home / "output" / "hub").exists() or not list((home / "output" / "hub").glob("*/[!.]*"))
+    done = flagrelease("release", CELL, env=env)
+    assert done.returncode == 0
+    for finished in ("build", "evaluate", "decide", "card"):
+        assert f"{finished}: reused from release 1" in done.stdout
+    assert "ready after" not in done.stdout, "a server was started for an evaluation that is stored"
+    yield home
+
+
+def shown(home: Path) -> dict[str, object]:
+    view: dict[str, object] = json.loads(flagrelease("show", CELL, "--json", env=environment(home)).stdout)
+    return view
+
+
+def test_the_release_is_one_and_complete(home: Path) -> None:
+    view = shown(home)
+    assert view["id"] == 1
+    assert view["state"] == "completed"
+    assert {stage["stage"]: stage["state"] for stage in view["stages"]} == dict.fromkeys(  # type: ignore[attr-defined]
+        ("build", "evaluate", "decide", "card", "publish"), "completed"
+    )
+
+
+def test_a_second_run_runs_no_stage(home: Path) -> None:
+    before = shown(home)
+    start = time.monotonic()
+    again = flagrelease("release", CELL, env=environment(home))
+    seconds = time.monotonic() - start
+    assert again.returncode == 0
+    assert "no stage was run" in again.stdout
+    assert "Prefect" not in again.stdout
+    assert shown(home) == before
+    assert seconds < 10
+
+
+def test_the_card_is_rendered_from_the_store_alone(home: Path) -> None:
+    card = home / "output" / CELL / "README.md"
+    before = card.read_bytes()
+    shutil.rmtree(home / "output")
+    rendered = flagrelease("card", "render", CELL, env=environment(home))
+    assert rendered.returncode == 0
+    assert card.read_bytes() == before
+    published = flagrelease("release", CELL, env=environment(home))
+    assert published.returncode == 0
+    assert next((home / "output/hub").glob("*/*/README.md")).read_bytes() == before
+
+
+def test_every_item_was_asked_once_and_is_stored(home: Path) -> None:
+    gate = shown(home)["gate"]
+    counts = {row["benchmark"]: row["n"] for row in gate["benchmarks"]}  # type: ignore[index]
+    assert counts == {"last_word": 300, "number_sequence": 300, "addition": 100}
+    assert all(row["missing"] == 0 for row in gate["benchmarks"])  # type: ignore[index]

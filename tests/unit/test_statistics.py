@@ -1,0 +1,207 @@
+"""The statistics agree with independent implementations, also where input is degenerate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
+
+from evaluation.statistics import (
+    Floats,
+    holm,
+    loss_p_value,
+    mcnemar_exact,
+    paired_difference,
+    pooled_difference,
+    required_items,
+    score_interval,
+)
+
+EXACT = {"rel": 1e-9, "abs": 1e-9}
+ALPHAS = (0.01, 0.05, 0.2)
+
+graded_differences = st.lists(st.integers(-100, 100), min_size=2, max_size=60).map(lambda d: np.array(d) / 100)
+p_value_lists = st.lists(st.floats(0, 1), min_size=1, max_size=20)
+
+
+def binary(lost: int, won: int, ties: int) -> Floats:
+    return np.repeat([-1.0, 1.0, 0.0], [lost, won, ties])
+
+
+def graded(n: int, shift: float = 0.0, seed: int = 1) -> Floats:
+    return np.clip(np.random.default_rng(seed).normal(shift, 0.2, n), -1, 1)
+
+
+@given(graded_differences, st.sampled_from(ALPHAS))
+def test_paired_difference_agrees_with_statsmodels(d: Floats, alpha: float) -> None:
+    found, oracle = paired_difference(d, alpha), DescrStatsW(d)
+    assert found.n == d.size
+    assert found.mean == pytest.approx(oracle.mean, **EXACT)
+    if np.ptp(d) > 0:
+        assert found.standard_error == pytest.approx(oracle.std_mean, **EXACT)
+        assert (found.lower, found.upper) == pytest.approx(oracle.tconfint_mean(alpha=2 * alpha), **EXACT)
+
+
+def test_paired_difference_of_one_item_excludes_nothing() -> None:
+    assert paired_difference([0.5], 0.05) == (1, 0.5, 1.0, -1.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1.0, 0.1])
+def test_paired_difference_without_variance_is_a_point(value: float) -> None:
+    assert paired_difference([value] * 300, 0.05) == (300, value, 0.0, value, value)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_agrees_with_scipy_and_statsmodels(lost: int, won: int) -> None:
+    found = mcnemar_exact(lost, won)
+    if lost + won == 0:
+        assert found == 1.0
+        return
+    assert found == pytest.approx(stats.binomtest(lost, lost + won, 0.5, alternative="greater").pvalue, **EXACT)
+    if lost > won:
+        two_sided = mcnemar([[0, lost], [won, 0]], exact=True).pvalue
+        assert found == pytest.approx(two_sided / 2, **EXACT)
+
+
+def test_mcnemar_where_every_item_was_lost() -> None:
+    assert mcnemar_exact(30, 0) == pytest.approx(0.5**30, **EXACT)
+    assert mcnemar_exact(0, 30) == 1.0
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 500))
+@settings(max_examples=50)
+def test_binary_loss_is_mcnemar_whatever_the_ties(lost: int, won: int, ties: int) -> None:
+    assert loss_p_value(binary(lost, won, ties), binary_single_repeat=True) == mcnemar_exact(lost, won)
+
+
+@pytest.mark.parametrize(("n", "shift"), [(200, 0.0), (200, -0.03), (1000, -0.01), (1000, 0.02)])
+def test_graded_loss_of_many_items_is_the_t_test(n: int, shift: float) -> None:
+    d = graded(n, shift)
+    low, high = (
+        DescrStatsW(d).ttest_mean(0, alternative="smaller")[1],
+        stats.ttest_1samp(d, 0, alternative="less").pvalue,
+    )
+    assert loss_p_value(d, binary_single_repeat=False) == pytest.approx(low, **EXACT) == pytest.approx(high, **EXACT)
+
+
+def test_graded_loss_of_few_items_enumerates_all_sign_flips() -> None:
+    d = graded(9, -0.1, seed=4)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * d.size)).reshape(d.size, -1)
+    expected = float(((signs * d[:, None]).mean(axis=0) <= d.mean() + 1e-12).mean())
+    assert loss_p_value(d, binary_single_repeat=False) == pytest.approx(expected, **EXACT)
+
+
+def test_drawn_sign_flips_are_close_to_t_and_do_not_depend_on_the_order() -> None:
+    d = graded(120, -0.02, seed=3)
+    p = loss_p_value(d, binary_single_repeat=False)
+    assert p == pytest.approx(stats.ttest_1samp(d, 0, alternative="less").pvalue, abs=0.02)
+    assert loss_p_value(np.random.default_rng(9).permutation(d), binary_single_repeat=False) == p
+
+
+@pytest.mark.parametrize("n", [1, 5, 199, 200, 2000])
+@pytest.mark.parametrize("single", [True, False])
+def test_loss_without_variance(n: int, single: bool) -> None:
+    assert loss_p_value(np.zeros(n), single) == 1.0
+    assert loss_p_value(np.full(n, 0.25), single) == 1.0
+    assert loss_p_value(np.full(n, -0.25), single) == pytest.approx(0.5**n, **EXACT)
+
+
+@given(p_value_lists)
+def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], **EXACT)
+
+
+def test_holm_of_ties_and_extremes() -> None:
+    assert holm([0.01, 0.01, 0.01]).tolist() == pytest.approx([0.03] * 3)
+    assert holm([0.2]).tolist() == [0.2]
+    assert holm([1.0, 0.0]).tolist() == [1.0, 0.0]
+
+
+def test_pooled_difference_is_the_formula() -> None:
+    means, errors = [0.01, -0.02, 0.03], [0.01, 0.02, 0.005]
+    found = pooled_difference(means, errors, 0.05)
+    assert found.mean == pytest.approx(np.mean(means), **EXACT)
+    assert found.standard_error == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 3, **EXACT)
+    assert found.lower == pytest.approx(found.mean - stats.norm.ppf(0.95) * found.standard_error, **EXACT)
+    assert pooled_difference([0.0], [0.0], 0.05) == (0.0, 0.0, 0.0)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.sampled_from(ALPHAS))
+def test_binary_score_interval_is_wilsons(right: int, wrong: int, alpha: float) -> None:
+    if right + wrong == 0:
+        return
+    scores = np.repeat([1.0, 0.0], [right, wrong])
+    oracle = proportion_confint(right, right + wrong, alpha=alpha, method="wilson")
+    assert score_interval(scores, alpha) == pytest.approx(oracle, **EXACT)
+
+
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=60).map(lambda s: np.array([*s, 50]) / 100))
+def test_graded_score_interval_is_the_cut_t_interval(scores: Floats) -> None:
+    low, high = DescrStatsW(scores).tconfint_mean(alpha=0.05)
+    if np.ptp(scores) == 0:
+        low = high = scores[0]
+    assert score_interval(scores, 0.05) == pytest.approx((max(0, low), min(1, high)), **EXACT)
+
+
+def test_score_interval_of_one_item() -> None:
+    assert score_interval([0.5], 0.05) == (0.0, 1.0)
+    assert score_interval([1.0], 0.05) == pytest.approx(proportion_confint(1, 1, alpha=0.05, method="wilson"), **EXACT)
+
+
+@pytest.mark.parametrize(("discordance", "items"), [(0.02, 310), (0.06, 928), (0.25, 3865), (0.0, 1)])
+def test_required_items_at_two_points(discordance: float, items: int) -> None:
+    assert required_items(discordance, margin=0.02, alpha=0.05, power=0.8) == items
+
+
+def test_required_items_give_the_power_they_promise() -> None:
+    n = required_items(0.05, margin=0.02, alpha=0.05, power=0.8)
+    rng = np.random.default_rng(7)
+    lost, won, _ = rng.multinomial(n, [0.025, 0.025, 0.95], size=4000).T
+    mean = (won - lost) / n
+    error = np.sqrt(((lost + won) / n - mean**2) / (n - 1))
+    cleared = float((mean - stats.t.ppf(0.95, n - 1) * error > -0.02).mean())
+    assert cleared == pytest.approx(0.8, abs=0.03)
+
+
+nan = math.nan
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: paired_difference([0.0, nan], 0.05),
+        lambda: paired_difference([], 0.05),
+        lambda: paired_difference([2.0, 0.0], 0.05),
+        lambda: paired_difference([[0.0], [0.1]], 0.05),
+        lambda: loss_p_value([0.0, nan], True),
+        lambda: loss_p_value([nan] * 300, False),
+        lambda: holm([0.5, nan]),
+        lambda: holm([1.5]),
+        lambda: holm([]),
+        lambda: pooled_difference([nan], [0.1], 0.05),
+        lambda: pooled_difference([0.1], [nan], 0.05),
+        lambda: pooled_difference([0.1, 0.2], [0.1], 0.05),
+        lambda: pooled_difference([0.1], [-0.1], 0.05),
+        lambda: score_interval([nan, 1.0], 0.05),
+        lambda: score_interval([1.5], 0.05),
+        lambda: mcnemar_exact(-1, 2),
+        lambda: required_items(nan, 0.02, 0.05, 0.8),
+        lambda: required_items(-0.1, 0.02, 0.05, 0.8),
+        lambda: required_items(0.1, 0.0, 0.05, 0.8),
+        lambda: required_items(0.1, nan, 0.05, 0.8),
+        lambda: required_items(0.1, 0.02, 0.0, 0.8),
+        lambda: required_items(0.1, 0.02, 0.05, 1.0),
+    ],
+)
+def test_meaningless_input_is_refused(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        call()

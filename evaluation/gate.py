@@ -157,10 +157,9 @@ def _scores(side: _Side, rows: Mapping[str, int]) -> statistics.Floats:
     """Scores as items × repeats, in shares; an answer that is not there is a 0."""
     repeats = max(1, side.run.repeats)
     scores = np.zeros((len(rows), repeats))
-    known = [(rows[i.item], i.repeat, i.score) for i in side.items if i.item in rows and i.repeat < repeats]
-    if known:
-        row, repeat, score = zip(*known, strict=True)
-        scores[row, repeat] = score
+    for item in side.items:
+        if item.item in rows and item.repeat < repeats:
+            scores[rows[item.item], item.repeat] = item.score
     return scores
 
 
@@ -259,7 +258,7 @@ def _cell(
     pooled, reason = _pool(gated, policy, suite)
     judged = [(b.verdict, f"{b.display}: {b.reason}") for b in found if b.role == "gated"]
     if regressed := [sentence for verdict, sentence in judged if verdict is Verdict.REGRESSED]:
-        return Verdict.REGRESSED, found, pooled, [*regressed, reason]
+        return Verdict.REGRESSED, found, pooled, regressed
     undecided = [sentence for verdict, sentence in judged if verdict is Verdict.INCONCLUSIVE]
     return Verdict.CONSISTENT if pooled.non_inferior else Verdict.INCONCLUSIVE, found, pooled, [reason, *undecided]
 

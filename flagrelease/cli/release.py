@@ -14,9 +14,6 @@ EngineName = Annotated[str | None, typer.Option("--engine", help="serve with thi
 # A release in this process says what happens in one line each; flows on workers log as Prefect is set up there.
 LOCAL_PREFECT = {
     "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # Prefect's own server, started for this run, creates its database the first time.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s | %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s | %(task_name)s: %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
@@ -43,10 +40,12 @@ def release(cell: Cell, engine: EngineName = None) -> None:
     else:
         for name, value in LOCAL_PREFECT.items():
             os.environ.setdefault(name, value)
-        typer.echo("starting Prefect in this process …")
+        typer.echo("starting Prefect …")
+        from flows.local_server import prefect_server
         from flows.release import release as flow
 
-        done = flow(cell=cell, engine=engine)
+        with prefect_server(host.home_path / "prefect", typer.echo):
+            done = flow(cell=cell, engine=engine)
         typer.echo()
     raise typer.Exit(_summary(done))
 

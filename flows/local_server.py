@@ -1,0 +1,80 @@
+"""A Prefect server for one run in this process, where none is configured.
+
+Prefect would start one by itself, but that one outlives a run that is killed; ours ends with it, by the same
+guard that ends model servers.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import prefect
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flagrelease.errors import PreflightError
+from runtime.launch.interface import Log
+from runtime.launch.process import GUARD, free_port, indent, last_lines
+
+START_TIMEOUT_S = 180
+POLL_S = 0.1
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_UI_ENABLED": "0",
+    # No schedules, late-run checks and the like for a server that lives for one run.
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+}
+
+
+@contextmanager
+def prefect_server(home: Path, log: Log) -> Iterator[None]:
+    """Within the block Prefect has a server: the configured one, else one whose database lies in `home`."""
+    if PREFECT_API_URL.value():
+        yield
+        return
+    start = time.monotonic()
+    home.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    log_path = home / "server.log"
+    application = ["-m", "uvicorn", "--app-dir", str(Path(prefect.__file__).parent.parent), "--factory"]
+    address = ["prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+    with log_path.open("wb") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, str(GUARD), sys.executable, *application, *address],
+            stdin=subprocess.PIPE,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ENVIRONMENT, "PREFECT_HOME": str(home)},
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}/api"
+        while not _healthy(url):
+            if process.poll() is not None or time.monotonic() - start > START_TIMEOUT_S:
+                raise PreflightError(
+                    f"Prefect's own server did not start; last lines of {log_path}:\n{indent(last_lines(log_path))}",
+                    remedy="see its log, or start one by hand (prefect server start) and set PREFECT_API_URL",
+                )
+            time.sleep(POLL_S)
+        log(f"Prefect's own server was ready after {time.monotonic() - start:.1f} s")
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        process.wait()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2).is_success
+    except httpx.TransportError:
+        return False

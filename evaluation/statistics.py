@@ -76,19 +76,23 @@ def paired_difference(d: ArrayLike, alpha: float) -> PairedDifference:
     pairing removes their common difficulty: Miller 2024, arXiv 2411.00640 (paired differences).
 
     One item says nothing of the spread: SE is then 1, the largest sd a difference of shares can have, and the
-    interval is everything possible, [-1, 1]. Where all differences are equal, SE is 0 and the interval is the point;
-    from 200 items on this understates little, as an outcome never seen in n items has a rate below 3/n (Hanley and
-    Lippman-Hand 1983, JAMA 249).
+    interval is everything possible, [-1, 1]. Where all differences are equal, the sample shows no spread, yet is no
+    proof that there is none: with confidence 1 − alpha another outcome has a rate of at most 1 − alpha^(1/n), about
+    3/n (Hanley and Lippman-Hand 1983, JAMA 249), and lies at most 1 + |mean| away. The interval allows for that, and
+    SE is what gives this interval.
     """
     array = _checked(d, "differences", -1.0, 1.0)
     n, mean = array.size, float(array.mean())
     if n == 1:
         return PairedDifference(1, mean, 1.0, -1.0, 1.0)
+    quantile = float(scipy.stats.t.ppf(1 - alpha, n - 1))
     if array.min() == array.max():
-        # Exactly zero, where rounding of the mean would leave 1e-18.
-        return PairedDifference(n, float(array[0]), 0.0, float(array[0]), float(array[0]))
+        # The first value is exact, where the mean is rounded.
+        mean = float(array[0])
+        half = (1 - alpha ** (1 / n)) * (1 + abs(mean))
+        return PairedDifference(n, mean, half / quantile, max(mean - half, -1.0), min(mean + half, 1.0))
     standard_error = float(array.std(ddof=1)) / math.sqrt(n)
-    half = float(scipy.stats.t.ppf(1 - alpha, n - 1)) * standard_error
+    half = quantile * standard_error
     return PairedDifference(n, mean, standard_error, mean - half, mean + half)
 
 

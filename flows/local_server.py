@@ -16,7 +16,9 @@ from pathlib import Path
 
 import httpx
 import prefect
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from flagrelease.errors import PreflightError
 from runtime.launch.interface import Log
@@ -65,8 +67,13 @@ def prefect_server(home: Path, log: Log) -> Iterator[None]:
                 )
             time.sleep(POLL_S)
         log(f"Prefect's own server was ready after {time.monotonic() - start:.1f} s")
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: None}):
+            try:
+                yield
+            finally:
+                # Both send in the background, and would go on trying for minutes after the server has ended.
+                APILogWorker.drain_all()
+                EventsWorker.drain_all()
     finally:
         if process.stdin:
             process.stdin.close()

@@ -114,7 +114,7 @@ def make_plan(job: Job) -> Plan:
         {
             Stage.BUILD: {
                 "weights": weights.sha256 if weights else None,
-                "format": job.engine.weights_format,
+                "format": job.engine.weights_format(job.engine_settings),
             },
             Stage.EVALUATE: {
                 "cell": cell.id,

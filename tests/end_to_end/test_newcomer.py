@@ -26,7 +26,9 @@ pytestmark = [pytest.mark.needs("llama_cpp"), pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module")
 def bare() -> dict[str, str]:
     """An environment without the virtual environment that runs the tests, and with nothing set."""
-    keep = {name: value for name, value in os.environ.items() if not name.startswith(("FLAGRELEASE", "PREFECT", "VIRTUAL"))}
+    keep = {
+        name: value for name, value in os.environ.items() if not name.startswith(("FLAGRELEASE", "PREFECT", "VIRTUAL"))
+    }
     path = [part for part in os.environ["PATH"].split(":") if ".venv" not in part]
     return {**keep, "PATH": ":".join(path)}
 
@@ -98,7 +100,9 @@ def test_numbers_and_commands_of_the_card_hold(clone: Path, card: str, bare: dic
     work = clone / ".flagrelease/work"
     measured = {}
     with served_as_printed(clone, card, bare) as url:
-        answer = run(shutil.which("python3", path=str(clone / ".venv/bin")) or "", "-c", _with_openai(snippets[0]), env=bare)
+        answer = run(
+            shutil.which("python3", path=str(clone / ".venv/bin")) or "", "-c", _with_openai(snippets[0]), env=bare
+        )
         assert answer.returncode == 0
         assert "content=" in answer.stdout
         for benchmark, display, route in (

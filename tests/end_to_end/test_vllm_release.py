@@ -23,9 +23,9 @@ def test_the_small_cell_through_vllm(tmp_path: Path) -> None:
     assert view["gate"]["verdict"] == "CONSISTENT"
     counts = {row["benchmark"]: (row["n"], row["role"]) for row in view["gate"]["benchmarks"]}
     assert counts == {
-        "last_word": (300, "gated"),
-        "number_sequence": (300, "gated"),
-        "addition": (100, "advisory"),
+        "last_word": (250, "gated"),
+        "number_sequence": (250, "gated"),
+        "addition": (225, "gated"),
         "hellaswag_100": (100, "advisory"),
         "truthfulqa_mc1_100": (100, "advisory"),
     }

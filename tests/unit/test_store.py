@@ -29,7 +29,9 @@ def begin(store: Store, key: str = "k", cell: str = "m-c") -> int:
 
 
 def test_an_evaluation_comes_back_whole(store: Store) -> None:
-    items = [Item(benchmark="b", item=f"{i:064d}", score=i % 2, prompt="p", answer="ü\n|", extracted="x") for i in range(7)]
+    items = [
+        Item(benchmark="b", item=f"{i:064d}", score=i % 2, prompt="p", answer="ü\n|", extracted="x") for i in range(7)
+    ]
     stored = evaluation(items)
     identifier = store.add_evaluation(stored, [result("b", 7)], key="k", role="candidate")
     summary = store.evaluation_summary(evaluation=identifier)

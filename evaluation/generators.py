@@ -12,10 +12,38 @@ from typing import Any
 
 Question = dict[str, Any]
 
-WORDS = (
-    "apple river stone cloud tiger piano bread chair ocean window garden mirror pencil rabbit candle bottle "
-    "forest hammer island jacket kitten ladder market needle orange pocket ribbon saddle tunnel basket"
-).split()
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "tiger",
+    "piano",
+    "bread",
+    "chair",
+    "ocean",
+    "window",
+    "garden",
+    "mirror",
+    "pencil",
+    "rabbit",
+    "candle",
+    "bottle",
+    "forest",
+    "hammer",
+    "island",
+    "jacket",
+    "kitten",
+    "ladder",
+    "market",
+    "needle",
+    "orange",
+    "pocket",
+    "ribbon",
+    "saddle",
+    "tunnel",
+    "basket",
+]
 
 
 def last_word(seed: int, items: int) -> list[Question]:

@@ -64,7 +64,7 @@ def servers_below(home: Path) -> list[list[str]]:
 
 def card_scores(card: str) -> dict[str, float]:
     """Candidate score in percent of each benchmark in a card's results table."""
-    section = card.split("## Benchmark Result")[1].split("\n#")[0]
+    section = card.partition("## Benchmark Result")[2].partition("\n#")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     scores = {}
     for row in rows[2:]:

@@ -1,4 +1,4 @@
-"""Runs `flagrelease release CELL`, and kills the process with SIGKILL in the middle of a stage: `kill_in.py STAGE CELL`."""
+"""`kill_in.py STAGE CELL`: runs `flagrelease release CELL` and kills the process with SIGKILL in that stage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def die_after_answers() -> None:
         if len(self.answers) == KEPT_ANSWERS:
             die()
 
-    lm_eval_models.Journal.add_partial = add_and_die  # type: ignore[method-assign]
+    setattr(lm_eval_models.Journal, "add_partial", add_and_die)  # noqa: B010 - a patch, not an attribute of ours
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ def gone(home: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the release was killed once in each stage, in their order."""
     home = tmp_path_factory.mktemp("killed")
     env = environment(home)
@@ -56,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for finished in ("build", "evaluate", "decide", "card"):
         assert f"{finished}: reused from release 1" in done.stdout
     assert "ready after" not in done.stdout, "a server was started for an evaluation that is stored"
-    yield home
+    return home
 
 
 def shown(home: Path) -> dict[str, object]:

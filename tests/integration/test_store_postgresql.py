@@ -67,7 +67,8 @@ def store(server: str) -> Iterator[Store]:
 
 def test_a_release_with_everything(store: Store) -> None:
     items = [
-        Item(benchmark="b", item=f"{i:064d}", score=i % 2, prompt="p", answer="ü\n|", extracted="x") for i in range(12_000)
+        Item(benchmark="b", item=f"{i:064d}", score=i % 2, prompt="p", answer="ü\n|", extracted="x")
+        for i in range(12_000)
     ]
     whole = evaluation(items)
     identifier = store.add_evaluation(whole, [result("b", 12_000)], key="e", role="baseline", baseline_id="base")

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import card_data
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -19,6 +18,7 @@ from flagrelease.card.names import card_names
 from flagrelease.card.render import render, template_sha256
 from flagrelease.matrix import Licence, Names, Source
 from flagrelease.records import Artefact, HygieneCheck, Verdict
+from tests.unit import card_data
 
 BEFORE_STEPS = [
     "# Introduction",

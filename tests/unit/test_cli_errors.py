@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,14 +109,14 @@ def test_an_output_folder_that_cannot_be_written_is_named(
 
 
 @pytest.fixture
-def small_disk(home: Path) -> Path:
+def small_disk(home: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
     folder = home / "small"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False)
     if mounted.returncode != 0:
         pytest.skip("mounting a tmpfs needs root")
-    yield folder  # type: ignore[misc]
+    yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 

@@ -290,6 +290,11 @@ def decide(
     verdict, pooled = Verdict.INVALID, None
     if not reasons:
         verdict, found, pooled, reasons = _cell(found, policy, suite)
+    reasons += [
+        f"{b.display} decides nothing, yet note: {b.reason}"
+        for b in found
+        if b.role == "advisory" and b.verdict is Verdict.REGRESSED
+    ]
     reasons += [f"{b.display}: a gain beyond the margin; compare prompts and limits" for b in found if b.different]
     left_out = sorted({run.benchmark for run in baseline.benchmarks} - {run.benchmark for run in candidate.benchmarks})
     if left_out:

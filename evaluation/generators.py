@@ -12,38 +12,10 @@ from typing import Any
 
 Question = dict[str, Any]
 
-WORDS = [
-    "apple",
-    "river",
-    "stone",
-    "cloud",
-    "tiger",
-    "piano",
-    "bread",
-    "chair",
-    "ocean",
-    "window",
-    "garden",
-    "mirror",
-    "pencil",
-    "rabbit",
-    "candle",
-    "bottle",
-    "forest",
-    "hammer",
-    "island",
-    "jacket",
-    "kitten",
-    "ladder",
-    "market",
-    "needle",
-    "orange",
-    "pocket",
-    "ribbon",
-    "saddle",
-    "tunnel",
-    "basket",
-]
+WORDS = (
+    "apple river stone cloud tiger piano bread chair ocean window garden mirror pencil rabbit candle bottle "
+    "forest hammer island jacket kitten ladder market needle orange pocket ribbon saddle tunnel basket"
+).split()
 
 
 def last_word(seed: int, items: int) -> list[Question]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evaluation import baseline as baselines
+from evaluation.catalogue import load_benchmarks
 from evaluation.gate import decide as decide_by_gate
 from evaluation.harness.interface import Endpoint, Progress
 from evaluation.run import aggregate, evaluate, items_to_jsonl
@@ -144,7 +145,7 @@ def decide(session: Session, evaluation: int) -> StageOutput:
         baseline_id=identifier,
         policy=job.cell.policy,
         suite=job.cell.model.suite,
-        displays={benchmark.key: benchmark.display for benchmark in job.benchmarks},
+        displays={benchmark.key: benchmark.display for benchmark in load_benchmarks().values()},
         not_run={run.benchmark for run in baseline.benchmarks} - {benchmark.key for benchmark in job.benchmarks},
     )
     kept = session.evidence.put("verdict", "verdict.json", result.model_dump_json(indent=1).encode())

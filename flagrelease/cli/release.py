@@ -92,17 +92,16 @@ def serve(
 
     job = make_job(cell, engine, settings())
     chosen = port or job.cell.cell.port
-    waker = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ended by a service manager is ended as by Ctrl-C: the server stops with this process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with start_server(job, settings().work_path, typer.echo, host=host, port=chosen) as server:
         typer.echo(f"{job.cell.served_name} is served at {server.base_url}/v1/ (Ctrl-C ends it)")
-        while server.alive():
-            try:
-                signal.sigtimedwait([signal.SIGCHLD], 1)
-            except KeyboardInterrupt:
-                typer.echo("stopping")
-                return
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            typer.echo("stopping")
+            return
         raise ServerError(f"the server ended: {server.exit_reason()}", remedy=f"see {server.log_path}")
-    signal.signal(signal.SIGTERM, waker)
 
 
 def deploy() -> None:

@@ -63,6 +63,10 @@ class ProcessServer:
         """Whether the server still runs."""
         return self._process.poll() is None
 
+    def wait(self) -> None:
+        """Return when the server has ended."""
+        self._process.wait()
+
     def exit_reason(self) -> str:
         """Exit code or signal, and the log's last lines."""
         code = self._process.poll()

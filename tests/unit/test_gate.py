@@ -422,3 +422,10 @@ def test_error_rates() -> None:
     false_alarms = sum(gate(drawn(0.0), base).verdict is Verdict.REGRESSED for _ in range(runs)) / runs
     assert false_alarms <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
     assert sum(gate(drawn(0.05), base).verdict is Verdict.REGRESSED for _ in range(losses)) / losses >= 0.9
+
+
+def test_an_advisory_loss_is_told_though_it_decides_nothing() -> None:
+    base = evaluation(large=half_right(1000), small=half_right(100))
+    result = gate(evaluation(large=half_right(1000), small=changed(100, 20, 0)), base)
+    assert result.verdict is Verdict.CONSISTENT
+    assert any("small decides nothing, yet note" in reason for reason in result.reasons)

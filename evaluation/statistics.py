@@ -76,24 +76,34 @@ def paired_difference(d: ArrayLike, alpha: float) -> PairedDifference:
     pairing removes their common difficulty: Miller 2024, arXiv 2411.00640 (paired differences).
 
     One item says nothing of the spread: SE is then 1, the largest sd a difference of shares can have, and the
-    interval is everything possible, [-1, 1]. Where all differences are equal, the sample shows no spread, yet is no
-    proof that there is none: with confidence 1 − alpha another outcome has a rate of at most 1 − alpha^(1/n), about
-    3/n (Hanley and Lippman-Hand 1983, JAMA 249), and lies at most 1 + |mean| away. The interval allows for that, and
-    SE is what gives this interval.
+    interval is everything possible, [-1, 1]. Where all differences are equal, SE is 0 and the interval is the point;
+    see `allow_for_unseen`.
     """
     array = _checked(d, "differences", -1.0, 1.0)
     n, mean = array.size, float(array.mean())
     if n == 1:
         return PairedDifference(1, mean, 1.0, -1.0, 1.0)
-    quantile = float(scipy.stats.t.ppf(1 - alpha, n - 1))
     if array.min() == array.max():
-        # The first value is exact, where the mean is rounded.
-        mean = float(array[0])
-        half = (1 - alpha ** (1 / n)) * (1 + abs(mean))
-        return PairedDifference(n, mean, half / quantile, max(mean - half, -1.0), min(mean + half, 1.0))
+        # Exactly zero, where rounding of the mean would leave 1e-18.
+        return PairedDifference(n, float(array[0]), 0.0, float(array[0]), float(array[0]))
     standard_error = float(array.std(ddof=1)) / math.sqrt(n)
-    half = quantile * standard_error
+    half = float(scipy.stats.t.ppf(1 - alpha, n - 1)) * standard_error
     return PairedDifference(n, mean, standard_error, mean - half, mean + half)
+
+
+def allow_for_unseen(found: PairedDifference, alpha: float) -> PairedDifference:
+    """`found` with an interval no narrower than what n items leave unseen.
+
+    With confidence 1 − alpha, an outcome that none of n items shows has a rate of at most 1 − alpha^(1/n), about 3/n
+    (Hanley and Lippman-Hand 1983, JAMA 249). Where few differences are other than zero, the t interval claims more
+    than that; where none is, it claims certainty. SE becomes what gives the wider interval.
+    """
+    unseen = 1 - alpha ** (1 / found.n)
+    if found.n == 1 or found.mean - found.lower >= unseen:
+        return found
+    quantile = float(scipy.stats.t.ppf(1 - alpha, found.n - 1))
+    lower, upper = max(found.mean - unseen, -1.0), min(found.mean + unseen, 1.0)
+    return PairedDifference(found.n, found.mean, unseen / quantile, lower, upper)
 
 
 def mcnemar_exact(lost: int, won: int) -> float:

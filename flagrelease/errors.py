@@ -115,3 +115,9 @@ class PublishError(FlagReleaseError):
     """A publication was refused, or what was read back is not what was sent."""
 
     exit_code = 24
+
+
+class ItemFileError(FlagReleaseError):
+    """A file of scored answers is missing, is not in its format, or cannot be compared with the other."""
+
+    exit_code = 25

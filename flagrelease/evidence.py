@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from pathlib import Path
 
 import fsspec
 
@@ -17,7 +16,14 @@ class EvidenceFolder:
     """Content-addressed files below an fsspec URL. A file is written once and never changed."""
 
     def __init__(self, url: str) -> None:
-        self._fs, self._root = fsspec.url_to_fs(url)
+        try:
+            self._fs, self._root = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise EvidenceError(
+                f"cannot use the evidence folder {url}: {error}",
+                remedy="set FLAGRELEASE_EVIDENCE to a folder or to s3://bucket/path "
+                '(which needs: pip install "flagrelease[s3]")',
+            ) from error
 
     def put(self, kind: str, name: str, data: bytes) -> Artefact:
         """Keep `data` and say under which hash."""
@@ -36,10 +42,6 @@ class EvidenceFolder:
                 remedy="free space or set FLAGRELEASE_EVIDENCE to another place, then run the same command again",
             ) from error
         return Artefact(kind=kind, name=name, sha256=sha256, size=len(data))
-
-    def put_file(self, kind: str, path: Path) -> Artefact:
-        """Keep a local file under its own name."""
-        return self.put(kind, path.name, path.read_bytes())
 
     def read(self, sha256: str) -> bytes:
         """The file with this hash; raises EvidenceError where it is missing or was changed."""

@@ -200,7 +200,7 @@ class Chip(Entry):
     devices: list[str] = Field(default_factory=list, description="device files that must exist on a host")
     smi: str | None = Field(default=None, description="the vendor's management tool")
     visible_devices: str | None = Field(default=None, description="environment variable that selects devices")
-    slots: int = Field(default=1, ge=1, description="cells that one host runs at once")
+    slots: int = Field(default=1, ge=1, description="cells that run at once on all hosts of the chip together")
 
 
 class Matrix(Entry):

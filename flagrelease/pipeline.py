@@ -107,8 +107,8 @@ class ReleaseRun:
         self.store.begin_stage(self.release, stage, key, self._plan.inputs[stage])
         try:
             output, artefacts = work()
-        except Exception as error:
-            self.store.fail_stage(self.release, stage, str(error))
+        except BaseException as error:
+            self.store.fail_stage(self.release, stage, str(error) or type(error).__name__)
             raise
         self.store.finish_stage(self.release, stage, key=key, output=output, artefacts=artefacts)
         return output

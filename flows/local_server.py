@@ -39,7 +39,12 @@ ENVIRONMENT = {
 @contextmanager
 def prefect_server(home: Path, log: Log) -> Iterator[None]:
     """Within the block Prefect has a server: the configured one, else one whose database lies in `home`."""
-    if PREFECT_API_URL.value():
+    if configured := PREFECT_API_URL.value():
+        if not _healthy(configured):
+            raise PreflightError(
+                f"the Prefect server at {configured} does not answer",
+                remedy="start it (prefect server start), or run without one: prefect config unset PREFECT_API_URL",
+            )
         yield
         return
     start = time.monotonic()
@@ -82,6 +87,6 @@ def prefect_server(home: Path, log: Log) -> Iterator[None]:
 
 def _healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=2).is_success
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success
     except httpx.TransportError:
         return False

@@ -57,7 +57,9 @@ def release(
             lambda: session.run.stage(Stage.PUBLISH, lambda: stages.publish(session, verdict), session.published),
         )
         create_markdown_artifact(verdict_table(verdict), key=f"verdict-{_key(cell)}", description=f"Verdict on {cell}")
-        create_markdown_artifact(card.read_text(), key=f"card-{_key(cell)}", description=f"Card of {cell}")
+        create_markdown_artifact(
+            card.read_text(encoding="utf-8"), key=f"card-{_key(cell)}", description=f"Card of {cell}"
+        )
     create_markdown_artifact(
         release_report(session.release, host), key=f"release-{_key(cell)}", description=f"Release of {cell}"
     )
@@ -83,6 +85,7 @@ def _evaluate(session: Session) -> int:
                 lambda: stages.evaluate_served(session, server, stages.SaidProgress(session.log)),
             ),
         )
+        stages.forget_answers(session)
         return int(measured["evaluation"])
 
 

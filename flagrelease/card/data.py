@@ -26,6 +26,7 @@ class CardRow(Record):
 class NotRun(Record):
     """A benchmark of the suite that was not run, and why."""
 
+    benchmark: str
     display: str
     reason: str
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
-from flagrelease.cli import baseline, inspect, matrix, release
+from flagrelease.cli import baseline, gate, inspect, matrix, release
 from flagrelease.errors import FlagReleaseError
 
 INTERRUPTED = 130
@@ -23,6 +24,9 @@ app.command()(release.deploy)
 app.command()(inspect.status)
 app.command()(inspect.show)
 app.command()(inspect.benchmarks)
+app.command()(gate.gate)
+app.command()(gate.flips)
+app.command()(gate.compare)
 app.add_typer(inspect.card, name="card")
 app.add_typer(matrix.app, name="matrix")
 app.add_typer(baseline.app, name="baseline")
@@ -47,5 +51,8 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
             sys.exit(error.exit_code)
-        raise
+        # Python's own exit code for this would be 1, which says REGRESSED.
+        traceback.print_exc()
+        typer.echo("this is a fault of FlagRelease: please report it with the lines above", err=True)
+        sys.exit(FlagReleaseError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +21,14 @@ def run(
     from evaluation.baseline import save
     from flagrelease.records import digest
     from flagrelease.settings import settings
-    from flows.session import make_job, preflight
+    from flows.session import make_job, measured_inputs, preflight
     from flows.stages import SaidProgress, measure, start_server
 
     host = settings()
     job = make_job(cell, engine, host)
     preflight(job, host)
-    journals = host.work_path / "answers" / f"baseline-{digest([cell, job.engine.version(), job.engine_settings])[:16]}"
+    # Answers so far belong to exactly these weights, this engine and these questions.
+    journals = host.work_path / "answers" / f"baseline-{digest(measured_inputs(job))[:16]}"
     with start_server(job, host.work_path, typer.echo) as server:
         evaluation = measure(
             job,
@@ -37,6 +39,7 @@ def run(
             log=typer.echo,
         )
     folder = save(evaluation, output)
+    shutil.rmtree(journals, ignore_errors=True)
     typer.echo(f"baseline {folder.name} in {folder}")
     typer.echo(f"to use it: reference: {{baseline: {folder.name}}} of the model {job.cell.cell.model} in matrix.yaml")
 

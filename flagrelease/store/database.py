@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
 
 from flagrelease.errors import FlagReleaseError, StoreError, StoreLockedError, StoreVersionError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_TIMEOUT_S = 5.0
+MIGRATION_LOCK = 7_217_001
 
 
 def open_database(url: str) -> Engine:
@@ -80,6 +81,9 @@ def translate_errors(engine: Engine) -> Iterator[None]:
             f"the database {where} does not answer: {cause}",
             remedy="check FLAGRELEASE_STORE and that the server runs",
         ) from error
+    except IntegrityError:
+        # A contradiction in what we write is our fault, not the database's state.
+        raise
     except DatabaseError as error:
         raise StoreError(
             f"the database {where} cannot be read: {error.orig}",
@@ -97,9 +101,7 @@ def _migrate(engine: Engine) -> None:
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
     with engine.connect() as connection:
-        current = None
-        if inspect(connection).has_table("alembic_version"):
-            current = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        current = _revision(connection)
     if current == head:
         return
     known = {revision.revision for revision in script.walk_revisions()}
@@ -110,8 +112,22 @@ def _migrate(engine: Engine) -> None:
             remedy="upgrade FlagRelease, or set FLAGRELEASE_STORE to another database",
         )
     with engine.begin() as connection:
+        # All of it or nothing, by one process at a time. SQLite's driver begins no transaction for DDL by itself.
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        if _revision(connection) == head:
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    """Schema revision of the database; none where it is empty."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def check_writable(folder: Path, need_mib: int, error: type[FlagReleaseError]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -60,7 +61,8 @@ def find_release(store: Store, name: str, *, completed: bool = False) -> int:
         query = select(ReleaseRow.id).order_by(ReleaseRow.id.desc())
         if completed:
             query = query.where(ReleaseRow.state == "completed")
-        query = query.where(ReleaseRow.id == int(name)) if name.isdigit() else query.where(ReleaseRow.cell == name)
+        is_number = re.fullmatch(r"[0-9]{1,9}", name) is not None
+        query = query.where(ReleaseRow.id == int(name) if is_number else ReleaseRow.cell == name)
         found = session.scalar(query.limit(1))
     if found is None:
         kind = "completed release" if completed else "release"

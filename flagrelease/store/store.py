@@ -137,7 +137,18 @@ class Store:
 
     def begin_stage(self, release: int, stage: Stage, key: str, inputs: Mapping[str, Any]) -> None:
         """Record that a stage is running."""
-        self._write_stage(release, stage, key=key, inputs=dict(inputs), state="running", started_at=now())
+        self._write_stage(
+            release,
+            stage,
+            key=key,
+            inputs=dict(inputs),
+            state="running",
+            started_at=now(),
+            finished_at=None,
+            output=None,
+            error=None,
+            reused_from=None,
+        )
 
     def finish_stage(
         self,

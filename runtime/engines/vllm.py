@@ -96,11 +96,14 @@ def _executable() -> Path:
 
 @cache
 def _version(executable: Path) -> str:
-    python = executable.with_name("python")
+    # A command that was linked onto PATH lies beside its environment's Python.
+    python = executable.resolve().with_name("python")
     code = "from importlib.metadata import version; print(version('vllm'))"
-    answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
+    try:
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
         raise PreflightError(
-            f"the environment of {executable} has no package vllm", remedy="install it again: make vllm"
-        )
+            f"the version of {executable} cannot be read from {python}: {error}",
+            remedy="set FLAGRELEASE_VLLM to the vllm command inside its environment, or install it again: make vllm",
+        ) from error
     return answer.stdout.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -44,6 +45,11 @@ def require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServerError(
+                    f"cannot listen on {host}:{port}: {error.strerror or error}",
+                    remedy="give an address of this host with --host",
+                ) from error
             raise PortError(
                 f"port {port} on {host} is in use by another program",
                 remedy=f"end it (ss -ltnp 'sport = :{port}' names it) or choose another port with --port",
@@ -72,8 +78,7 @@ class ProcessServer:
         code = self._process.poll()
         if code is None:
             how = "it still runs"
-        elif code > SIGNALLED or code < 0:
-            number = code - SIGNALLED if code > 0 else -code
+        elif (number := code - SIGNALLED if code > 0 else -code) in set(signal.Signals):
             how = f"ended by signal {signal.Signals(number).name}"
             if number == signal.SIGKILL:
                 how += " (out of memory, or killed by hand)"
@@ -188,7 +193,8 @@ def _group(pid: int) -> int | None:
 def _wait_ready(server: ProcessServer, spec: ServerSpec, log: Log) -> float:
     start = time.monotonic()
     say_at = start + SAY_EVERY_S
-    with httpx.Client(base_url=server.base_url, timeout=60) as client:
+    # A proxy of the environment is for the world outside, not for this host.
+    with httpx.Client(base_url=server.base_url, timeout=60, trust_env=False) as client:
         while True:
             waited = time.monotonic() - start
             if not server.alive():

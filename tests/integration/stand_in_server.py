@@ -17,6 +17,8 @@ def main() -> None:
     if mode == "dies":
         print("RuntimeError: corrupt tensor blk.3", flush=True)
         sys.exit(7)
+    if mode == "dies_oddly":
+        sys.exit(-1)
     if mode == "killed":
         os.kill(os.getpid(), 9)
     if mode == "children":

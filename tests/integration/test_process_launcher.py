@@ -72,6 +72,7 @@ def test_an_exception_in_the_body_stops_the_server(tmp_path: Path) -> None:
     ("mode", "expected"),
     [
         ("dies", r"died while loading[\s\S]*exited with code 7[\s\S]*corrupt tensor blk.3"),
+        ("dies_oddly", r"died while loading[\s\S]*exited with code 255"),
         ("killed", r"died while loading[\s\S]*SIGKILL \(out of memory, or killed by hand\)"),
         ("mute", r"no sane text"),
     ],

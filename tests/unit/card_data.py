@@ -181,7 +181,7 @@ def card(cell: ResolvedCell, *, engine: str | None = None, **changes: Any) -> Ca
                 )
                 for benchmark, display, n, repeats in rows
             ],
-            "not_run": [NotRun(display="GPQA", reason="its questions are behind a form")],
+            "not_run": [NotRun(benchmark="x", display="GPQA", reason="its questions are behind a form")],
             "gate": GateResult(
                 verdict=Verdict.CONSISTENT,
                 baseline_id="smollm2-20261101",

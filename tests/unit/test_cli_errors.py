@@ -135,5 +135,24 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str], monkeypatc
     with pytest.raises(SystemExit):
         cli.main()
     shown = capsys.readouterr().out
-    for command in ("release", "serve", "deploy", "status", "show", "benchmarks", "card", "matrix", "baseline"):
+    inspecting = ("status", "show", "benchmarks", "gate", "flips", "compare")
+    for command in ("release", "serve", "deploy", *inspecting, "card", "matrix", "baseline"):
         assert command in shown
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_verdict(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flagrelease.loading.load_matrix", lambda _: 1 / 0)
+    assert home.exists()
+    assert call(monkeypatch, "matrix", "check") == 10
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_evidence_url_that_cannot_be_used_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLAGRELEASE_EVIDENCE", "nonsense://bucket")
+    assert home.exists()
+    assert call(monkeypatch, "release", "smollm2-cpu") == 22
+    assert "cannot use the evidence folder nonsense://bucket" in capsys.readouterr().err

@@ -159,13 +159,13 @@ def test_few_items_are_inconclusive_and_the_items_needed_are_named() -> None:
     assert "here are 250" in found.reason
 
 
-def test_enough_items_with_a_loss_in_doubt_ask_for_a_repeat() -> None:
+def test_enough_items_with_a_loss_in_doubt_name_the_loss() -> None:
     base = evaluation(mmlu=half_right(1000))
     result = gate(
         evaluation(mmlu=changed(1000, lost=25, won=11)), base, policy=POLICY.model_copy(update={"alpha": 0.01})
     )
     assert result.benchmarks[0].verdict is Verdict.INCONCLUSIVE
-    assert "repeat the run" in result.benchmarks[0].reason
+    assert "the observed loss is the obstacle" in result.benchmarks[0].reason
 
 
 def test_benchmarks_below_min_items_never_decide() -> None:

@@ -18,6 +18,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from evaluation.statistics import (
     Floats,
+    allow_for_unseen,
     holm,
     loss_p_value,
     mcnemar_exact,
@@ -64,20 +65,30 @@ def test_paired_difference_of_one_item_excludes_nothing() -> None:
     assert paired_difference([0.5], 0.05) == (1, 0.5, 1.0, -1.0, 1.0)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, 1.0, 0.1])
+def test_paired_difference_without_variance_is_a_point(value: float) -> None:
+    assert paired_difference([value] * 300, 0.05) == (300, value, 0.0, value, value)
+
+
 @pytest.mark.parametrize("n", [2, 250, 14_042])
-def test_equal_differences_allow_for_what_n_items_cannot_show(n: int) -> None:
-    found = paired_difference(np.zeros(n), 0.05)
+def test_equal_answers_do_not_give_certainty(n: int) -> None:
+    found = allow_for_unseen(paired_difference(np.zeros(n), 0.05), 0.05)
     unseen = proportion_confint(0, n, alpha=0.1, method="beta")[1]
     assert (found.mean, found.lower, found.upper) == near((0.0, -unseen, unseen))
     assert found.upper == near(found.standard_error * stats.t.ppf(0.95, n - 1))
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.1, 1.0])
-def test_equal_differences_stay_within_what_a_share_can_be(value: float) -> None:
-    found = paired_difference([value] * 300, 0.05)
-    assert found.mean == value
-    assert -1.0 <= found.lower <= value <= found.upper <= 1.0
-    assert found.upper > found.lower
+@pytest.mark.parametrize("n", [200, 250, 1000])
+def test_losing_an_item_never_improves_the_bound(n: int) -> None:
+    bounds = [
+        allow_for_unseen(paired_difference([-1.0] * lost + [0.0] * (n - lost), 0.05), 0.05).lower for lost in range(30)
+    ]
+    assert bounds == sorted(bounds, reverse=True)
+
+
+def test_many_differences_keep_their_t_interval() -> None:
+    found = paired_difference([1.0, -1.0] * 20 + [0.0] * 960, 0.05)
+    assert allow_for_unseen(found, 0.05) == found
 
 
 @given(st.integers(0, 400), st.integers(0, 400))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +142,22 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_a_wrong_url_is_one_message(url: str) -> None:
     with pytest.raises(StoreError):
         Store.open(url)
+
+
+def test_a_kill_in_the_first_migration_leaves_nothing_half_made(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    code = f"""
+import os, signal
+from sqlalchemy import event, Engine
+from flagrelease.store import Store
+
+@event.listens_for(Engine, "before_cursor_execute")
+def die(conn, cursor, statement, *_):
+    if "CREATE TABLE items" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Store.open({url!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert begin(Store.open(url)) == 1

@@ -53,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0
     for finished in ("build", "evaluate", "decide", "card"):
         assert f"{finished}: reused from release 1" in said(done)
-    assert "ready after" not in said(done), "a server was started for an evaluation that is stored"
+    assert "serve: ready after" not in said(done), "a server was started for an evaluation that is stored"
     return home
 
 

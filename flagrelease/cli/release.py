@@ -57,12 +57,13 @@ def _summary(release_id: int) -> int:
 
     from flagrelease.settings import settings
     from flagrelease.store import Store
-    from flagrelease.store.queries import release_view
+    from flagrelease.store.queries import latest_releases, release_view
     from flows.report import HEADER, places, verdict_cells
 
     host = settings()
     store = Store.open(host.store_url)
     view = release_view(store, release_id)
+    newest = latest_releases(store, [view.cell])[view.cell]
     store.close()
     # Wide enough for the table where there is no terminal, as in a log.
     console = Console(width=max(110, shutil.get_terminal_size().columns), soft_wrap=True)
@@ -77,6 +78,12 @@ def _summary(release_id: int) -> int:
         console.print(f"  {reason}", markup=False, highlight=False)
     for name, place in places(view, host).items():
         console.print(f"{name + ':':<28}{place}", markup=False, highlight=False)
+    if newest.id != view.id:
+        console.print(
+            f"note: release {newest.id} through {newest.engine} is newer; where it was published, card and publication "
+            f"are its own (those of release {view.id} are in its evidence)",
+            markup=False,
+        )
     return EXIT_CODES.get(view.gate.verdict, 0)
 
 

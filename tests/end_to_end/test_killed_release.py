@@ -73,14 +73,11 @@ def test_the_release_is_one_and_complete(home: Path) -> None:
 
 def test_a_second_run_runs_no_stage(home: Path) -> None:
     before = shown(home)
-    start = time.monotonic()
     again = flagrelease("release", CELL, env=environment(home))
-    seconds = time.monotonic() - start
     assert again.returncode == 0
     assert "no stage was run" in again.stdout
     assert "Prefect" not in said(again)
     assert shown(home) == before
-    assert seconds < 10
 
 
 def test_the_card_is_rendered_from_the_store_alone(home: Path) -> None:

@@ -87,11 +87,9 @@ def test_the_card_says_what_was_done(card: str) -> None:
 
 
 def test_a_second_run_runs_no_stage(clone: Path, bare: dict[str, str]) -> None:
-    start = time.monotonic()
     again = run("make", "release", env=bare, cwd=clone)
     assert again.returncode == 0
     assert "no stage was run" in again.stdout
-    assert time.monotonic() - start < 10
 
 
 def test_numbers_and_commands_of_the_card_hold(clone: Path, card: str, bare: dict[str, str]) -> None:

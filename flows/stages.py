@@ -36,7 +36,7 @@ def build(session: Session) -> StageOutput:
     form = session.job.engine.weights_format(session.job.engine_settings)
     session.log(f"build: weights {found.sha256[:12]}… as {form}")
     model_path(session.job, found, session.host.work_path)
-    return StageOutput({"weights_sha256": found.sha256, "chat_template_sha256": found.chat_template_sha256})
+    return StageOutput({"weights_sha256": found.sha256, "chat_template_sha256": weights.chat_template_sha256(found)})
 
 
 def model_path(job: Job, found: weights.Weights, work: Path) -> Path:
@@ -86,7 +86,7 @@ def measure(job: Job, server: ProcessServer, *, work: Path, journals: Path, prog
         provenance(
             job,
             weights_sha256=found.sha256,
-            chat_template_sha256=found.chat_template_sha256,
+            chat_template_sha256=weights.chat_template_sha256(found),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
         tasks=work / "tasks",

@@ -24,7 +24,6 @@ class Weights(NamedTuple):
 
     path: Path
     sha256: str
-    chat_template_sha256: str
 
 
 def check(model: Model) -> Weights:
@@ -42,28 +41,28 @@ def check(model: Model) -> Weights:
         )
     path = packaged_file(packaged.package, packaged.file, f"the weights of {model.display}")
     about = path.stat()
-    actual, template = _read(path, about.st_size, about.st_mtime_ns)
+    actual = _sha256(path, about.st_size, about.st_mtime_ns)
     if actual != packaged.sha256:
         raise WeightsError(
             f"{path} is corrupt or another file: SHA-256 {actual[:12]}…, the matrix says {packaged.sha256[:12]}…",
             remedy=f"install it again: {install_command(packaged.package)} --force-reinstall",
         )
-    return Weights(path, actual, template)
+    return Weights(path, actual)
 
 
 @cache
-def _read(path: Path, _size: int, _changed: int) -> tuple[str, str]:
-    """Hashes of the file and of its chat template; a file is read once in a process, unless it changes."""
+def _sha256(path: Path, _size: int, _changed: int) -> str:
+    """Hash of the file; it is read once in a process, unless it changes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def chat_template_sha256(weights: Weights) -> str:
+    """Hash of the chat template that the weights carry (of the empty text where they carry none)."""
     from runtime.gguf_checkpoint import chat_template
 
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    try:
-        template = chat_template(path)
-    except WeightsError:
-        # A corrupt file may not even open; its hash says so better.
-        template = ""
-    return sha256, hashlib.sha256(template.encode()).hexdigest()
+    return hashlib.sha256(chat_template(weights.path).encode()).hexdigest()
 
 
 def converter_version(form: WeightsFormat) -> int:

@@ -6,8 +6,6 @@ guard that ends model servers.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from flagrelease.errors import PreflightError
 from runtime.launch.interface import Log
-from runtime.launch.process import GUARD, free_port, indent, last_lines
+from runtime.launch.process import free_port, indent, last_lines, start_guarded, stop_guarded
 
 START_TIMEOUT_S = 180
 POLL_S = 0.1
@@ -48,20 +46,12 @@ def prefect_server(home: Path, log: Log) -> Iterator[None]:
         yield
         return
     start = time.monotonic()
-    home.mkdir(parents=True, exist_ok=True)
     port = free_port()
     log_path = home / "server.log"
     application = ["-m", "uvicorn", "--app-dir", str(Path(prefect.__file__).parent.parent), "--factory"]
     address = ["prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
-    with log_path.open("wb") as log_file:
-        process = subprocess.Popen(
-            [sys.executable, str(GUARD), sys.executable, *application, *address],
-            stdin=subprocess.PIPE,
-            stdout=log_file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **ENVIRONMENT, "PREFECT_HOME": str(home)},
-            start_new_session=True,
-        )
+    argv = [sys.executable, *application, *address]
+    process = start_guarded(argv, {**ENVIRONMENT, "PREFECT_HOME": str(home)}, log_path)
     try:
         url = f"http://127.0.0.1:{port}/api"
         while not _healthy(url):
@@ -80,9 +70,7 @@ def prefect_server(home: Path, log: Log) -> Iterator[None]:
                 APILogWorker.drain_all()
                 EventsWorker.drain_all()
     finally:
-        if process.stdin:
-            process.stdin.close()
-        process.wait()
+        stop_guarded(process)
 
 
 def _healthy(url: str) -> bool:

@@ -17,7 +17,7 @@ from flagrelease.card.build import card_data, release_snapshot
 from flagrelease.card.render import render
 from flagrelease.errors import OutputError
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import Evaluation, GateResult, Stage, Verdict
+from flagrelease.records import Evaluation, GateResult, Stage, Verdict, digest
 from flagrelease.store import Store, StoredEvaluation
 from flows.session import Job, Log, Session, provenance, required_baseline
 from runtime import weights
@@ -105,9 +105,7 @@ def evaluate_served(session: Session, server: ProcessServer, progress: Progress)
     )
     identifier = session.store.add_evaluation(evaluation, aggregate(evaluation), key=key, role="candidate")
     # What is kept as evidence is what is stored: an interrupted run may have stored its answers already.
-    summary = session.store.evaluation_summary(evaluation=identifier)
-    assert summary is not None  # noqa: S101 - written just above
-    evaluation = session.store.evaluation(summary)
+    evaluation = session.store.evaluation(session.store.known_evaluation(evaluation=identifier))
     about = evaluation.model_dump_json(exclude={"items"}, indent=1)
     artefacts = [
         session.evidence.put("items", "items.jsonl", items_to_jsonl(evaluation.items)),
@@ -128,19 +126,11 @@ def _journals(session: Session) -> Path:
 
 def stored_baseline(store: Store, identifier: str) -> StoredEvaluation:
     """The baseline in the store; brought in from its files where it is not there yet."""
-    summary = store.evaluation_summary(baseline_id=identifier)
-    if summary is None:
+    if store.evaluation_summary(baseline_id=identifier) is None:
         evaluation = baselines.load(identifier)
-        store.add_evaluation(
-            evaluation,
-            aggregate(evaluation),
-            key=f"baseline:{identifier}"[:64],
-            role="baseline",
-            baseline_id=identifier,
-        )
-        summary = store.evaluation_summary(baseline_id=identifier)
-        assert summary is not None  # noqa: S101 - written just above
-    return summary
+        key = digest(["baseline", identifier])
+        store.add_evaluation(evaluation, aggregate(evaluation), key=key, role="baseline", baseline_id=identifier)
+    return store.known_evaluation(baseline_id=identifier)
 
 
 def decide(session: Session, evaluation: int) -> StageOutput:
@@ -148,10 +138,8 @@ def decide(session: Session, evaluation: int) -> StageOutput:
     job, store = session.job, session.store
     identifier = required_baseline(job.cell)
     baseline = store.evaluation(stored_baseline(store, identifier))
-    summary = store.evaluation_summary(evaluation=evaluation)
-    assert summary is not None  # noqa: S101 - the stage before stored it
     result = decide_by_gate(
-        store.evaluation(summary),
+        store.evaluation(store.known_evaluation(evaluation=evaluation)),
         baseline,
         baseline_id=identifier,
         policy=job.cell.policy,

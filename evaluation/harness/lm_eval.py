@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.catalogue import Hub, Prepared
 from evaluation.harness.interface import Endpoint, Measured, Progress
-from flagrelease.errors import HarnessError, ServerError
+from flagrelease.errors import FlagReleaseError, HarnessError, ServerError
 from flagrelease.records import BenchmarkRun, Item
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ class LmEval:
         except HarnessError:
             raise
         except Exception as error:
-            _explain(prepared, endpoint, error)
-            raise
+            raise _explained(prepared, endpoint, error) from error
         finally:
             answers.close()
         run = BenchmarkRun(
@@ -92,28 +91,28 @@ class LmEval:
         return Measured(run, items)
 
 
-def _explain(prepared: Prepared, endpoint: Endpoint, error: Exception) -> None:
-    """Raise what went wrong in the user's words."""
+def _explained(prepared: Prepared, endpoint: Endpoint, error: Exception) -> FlagReleaseError:
+    """What went wrong, in the user's words."""
     benchmark = prepared.benchmark
     gone = endpoint.failure()
     if gone:
-        raise ServerError(
+        return ServerError(
             f"the server died while it was asked {benchmark.display}: {gone}",
             remedy="run the same command again: answers so far are kept; if it dies again, see its log",
-        ) from error
+        )
     cause = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     if isinstance(benchmark.dataset, Hub):
         gated = (
             "; the data set is gated: accept its terms on the hub and set HF_TOKEN" if benchmark.dataset.gated else ""
         )
-        raise HarnessError(
+        return HarnessError(
             f"lm-eval could not run {benchmark.display} (questions: {benchmark.dataset.repository}): {cause}",
             remedy=f"this host must reach the hub, or have the data set in its cache (HF_HOME){gated}",
-        ) from error
-    raise HarnessError(
+        )
+    return HarnessError(
         f"lm-eval could not run {benchmark.display} from {prepared.folder}: {cause}",
         remedy="answers so far are kept; correct the cause and run the same command again",
-    ) from error
+    )
 
 
 def _items(prepared: Prepared, samples: Mapping[str, list[dict[str, Any]]], answers: Journal) -> list[Item]:

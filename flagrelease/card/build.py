@@ -8,7 +8,7 @@ from flagrelease.card.data import CardData, CardRow, NotRun
 from flagrelease.errors import StoreError
 from flagrelease.matrix import ResolvedCell
 from flagrelease.records import Artefact, Provenance, Record, Stage
-from flagrelease.store import Store, StoredEvaluation
+from flagrelease.store import Store
 from flagrelease.store.models import ArtefactRow, ReleaseRow
 from flagrelease.store.queries import release_view
 
@@ -32,8 +32,8 @@ def card_data(store: Store, release: int) -> CardData:
             f"release {release} of {view.cell} has no verdict yet, so no card",
             remedy=f"finish it: flagrelease release {view.cell}",
         )
-    candidate = _evaluation(store, evaluation=view.candidate_id)
-    baseline = _evaluation(store, baseline_id=view.gate.baseline_id)
+    candidate = store.known_evaluation(evaluation=view.candidate_id)
+    baseline = store.known_evaluation(baseline_id=view.gate.baseline_id)
     before = {result.benchmark: result for result in baseline.results}
     rows = [
         CardRow(
@@ -72,15 +72,6 @@ def release_snapshot(store: Store, release: int) -> Snapshot:
     """What the release was made from."""
     with store.session() as session:
         return Snapshot.model_validate(session.get_one(ReleaseRow, release).snapshot)
-
-
-def _evaluation(store: Store, *, evaluation: int | None = None, baseline_id: str | None = None) -> StoredEvaluation:
-    found = store.evaluation_summary(evaluation=evaluation, baseline_id=baseline_id)
-    if found is None:
-        raise StoreError(
-            f"the store has lost evaluation {evaluation or baseline_id}", remedy="restore the database from a backup"
-        )
-    return found
 
 
 def _evidence(store: Store, release: int) -> list[Artefact]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from evaluation.compare import Answers
     from flagrelease.records import GateResult
-    from flagrelease.store import Store, StoredEvaluation
+    from flagrelease.store import Store
     from flagrelease.store.queries import ReleaseView
 
 EXIT_CODES = {"CONSISTENT": 0, "REGRESSED": 1, "INCONCLUSIVE": 2, "INVALID": 3}
@@ -73,9 +73,8 @@ def flips(
     store = Store.open(settings().store_url)
     try:
         view, result, candidate_id = _judged(store, name)
-        candidate = _stored(store.evaluation_summary(evaluation=candidate_id), f"evaluation {candidate_id}")
-        summary = store.evaluation_summary(baseline_id=result.baseline_id)
-        baseline = _stored(summary, f"baseline {result.baseline_id}")
+        candidate = store.known_evaluation(evaluation=candidate_id)
+        baseline = store.known_evaluation(baseline_id=result.baseline_id)
         here = {run.benchmark for run in candidate.benchmarks}
         shared = [run.benchmark for run in baseline.benchmarks if run.benchmark in here]
         if benchmark is not None and benchmark not in shared:
@@ -173,14 +172,6 @@ def _judged(store: Store, name: str) -> tuple[ReleaseView, GateResult, int]:
             remedy=f"see where it stands: flagrelease show {newest.id}; go on: flagrelease release {newest.cell}",
         )
     return view, view.gate, view.candidate_id
-
-
-def _stored(summary: StoredEvaluation | None, what: str) -> StoredEvaluation:
-    from flagrelease.errors import StoreError
-
-    if summary is None:
-        raise StoreError(f"the store lacks {what}, which the verdict is about", remedy="restore the database")
-    return summary
 
 
 def _console() -> Console:

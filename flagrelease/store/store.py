@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.orm import Session
 
+from flagrelease.errors import StoreError
 from flagrelease.records import (
     Artefact,
     BenchmarkRun,
@@ -252,6 +253,14 @@ class Store:
                 [BenchmarkRun.model_validate(run) for run in row.benchmarks],
                 [Result.model_validate({f: getattr(r, f) for f in Result.model_fields}) for r in results],
             )
+
+    def known_evaluation(self, *, evaluation: int | None = None, baseline_id: str | None = None) -> StoredEvaluation:
+        """As `evaluation_summary`, of one that something in the store refers to; raises StoreError if it is lost."""
+        found = self.evaluation_summary(evaluation=evaluation, baseline_id=baseline_id)
+        if found is None:
+            what = f"baseline {baseline_id}" if evaluation is None else f"evaluation {evaluation}"
+            raise StoreError(f"the store lacks {what}", remedy="restore the database from a backup")
+        return found
 
     def evaluation(self, summary: StoredEvaluation) -> Evaluation:
         """The whole evaluation, items included."""

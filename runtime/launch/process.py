@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,34 @@ def require_free(host: str, port: int) -> None:
             ) from error
 
 
+def start_guarded(argv: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
+    """Start a command in its own process group, which ends with this process; what it writes goes to `log_path`."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as log_file:
+        return subprocess.Popen(
+            [sys.executable, str(GUARD), *argv],
+            stdin=subprocess.PIPE,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+
+
+def stop_guarded(process: subprocess.Popen[bytes]) -> None:
+    """End a guarded command and everything that it started."""
+    if process.stdin:
+        process.stdin.close()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 class ProcessServer:
     """Handle of a server process."""
 
@@ -88,16 +116,7 @@ class ProcessServer:
 
     def stop(self) -> None:
         """End the server and everything it started."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        stop_guarded(self._process)
 
 
 class ProcessLauncher:
@@ -114,16 +133,7 @@ class ProcessLauncher:
         """
         self.sweep(log)
         require_free(spec.host, spec.port)
-        spec.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with spec.log_path.open("wb") as log_file:
-            process = subprocess.Popen(
-                [sys.executable, str(GUARD), *spec.command.argv],
-                stdin=subprocess.PIPE,
-                stdout=log_file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **spec.command.environment},
-                start_new_session=True,
-            )
+        process = start_guarded(spec.command.argv, spec.command.environment, spec.log_path)
         server = ProcessServer(process, spec)
         record = self._state / f"{process.pid}.json"
         try:

@@ -1,113 +1,129 @@
-"""lm-eval's API models with a journal: every answer is on disk before the next question counts as open.
+"""lm-eval's API models, with our own way of sending requests: each answer is on disk before it counts.
 
-lm-eval's own request cache keeps answers only; the finish reason and the token counts, which the gate
-checks, are lost with it.
+lm-eval's own request cache keeps answers only; the finish reason, the token counts and the latency are lost with it.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
+import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import aiohttp
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
-from flagrelease.records import digest
+from evaluation.concurrency import Concurrency, TransientError, ask_all
+from evaluation.journal import Answer
+from flagrelease.errors import HarnessError
 
 GENERATE = "generate_until"
 LOGLIKELIHOOD = "loglikelihood"
+TOO_MANY_REQUESTS = 429
+BAD_REQUEST = 400
+SERVER_FAULT = 500
+
+Body = dict[str, Any]
+Read = Callable[[Any], Any]
 
 
-class Answer(NamedTuple):
-    """What the server said to one request."""
+class Request(NamedTuple):
+    """One request to the server."""
 
-    value: Any
-    finish_reason: str | None = None
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
+    key: str
+    """Its name in the journal."""
+    instance: Instance
+    seed: int
 
 
-class Journal:
-    """Append-only file of answers, one JSON line each, by the hash of the request."""
+class Completions(LocalCompletionsAPI):  # type: ignore[misc]
+    """/v1/completions: sends what lm-eval makes of a request, and reads the response as it does."""
 
-    def __init__(self, path: Path, on_answer: Callable[[], None]) -> None:
-        self._on_answer = on_answer
-        self._usage = Answer(None)
-        self.answers: dict[str, Answer] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().split("\n") if path.exists() else []
-        for line in lines[:-1]:
-            key, *answer = json.loads(line)
-            self.answers[key] = Answer(*answer)
-        # What follows the last line end was being written when the process was killed.
-        whole = "".join(f"{line}\n" for line in lines[:-1])
-        if lines and lines[-1]:
-            path.write_text(whole)
-        self._file = path.open("a")
+    def ask(
+        self,
+        requests: Sequence[Request],
+        keep: Callable[[str, Answer], None],
+        concurrency: Concurrency,
+        failure: Callable[[], str | None],
+    ) -> None:
+        """Send the requests and give each answer with its key to `keep` as it comes.
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        Raises HarnessError where the server refuses one, TransientError where one still fails after several attempts.
+        """
+        asyncio.run(self._ask(requests, keep, concurrency, failure))
 
-    def find(self, kind: str, arguments: Sequence[Any]) -> Answer | None:
-        """The answer to a request, if there is one."""
-        return self.answers.get(self.key(kind, arguments))
+    async def _ask(
+        self,
+        requests: Sequence[Request],
+        keep: Callable[[str, Answer], None],
+        concurrency: Concurrency,
+        failure: Callable[[], str | None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        timeout = aiohttp.ClientTimeout(total=self.timeout)
+        # lm-eval asks the server for the tokens of a text, in a call that blocks; hence the thread.
+        with ThreadPoolExecutor(max_workers=1) as encoding:
+            # No limit of its own: `concurrency` is the only one.
+            connections = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(connector=connections, timeout=timeout, headers=self.header) as session:
 
-    @staticmethod
-    def key(kind: str, arguments: Sequence[Any]) -> str:
-        """Hash of a request."""
-        return digest([kind, *(argument if isinstance(argument, dict) else str(argument) for argument in arguments)])
+                async def ask(request: Request) -> None:
+                    if request.instance.request_type == GENERATE:
+                        body, read = self._generation(request)
+                    else:
+                        body, read = await loop.run_in_executor(encoding, self._loglikelihood, request)
+                    sent = time.monotonic()
+                    output = await _post(session, self.base_url, body)
+                    seconds = round(time.monotonic() - sent, 4)
+                    usage = output.get("usage") or {}
+                    answer = Answer(
+                        read(output),
+                        output["choices"][0].get("finish_reason"),
+                        usage.get("prompt_tokens"),
+                        usage.get("completion_tokens"),
+                        seconds,
+                    )
+                    keep(request.key, answer)
 
-    def usage(self, outputs: Any) -> None:
-        """Remember finish reason and token counts of the response whose answer comes next."""
-        output = outputs[0] if isinstance(outputs, list) else outputs
-        usage = output.get("usage") or {}
-        self._usage = Answer(
-            None, output["choices"][0].get("finish_reason"), usage.get("prompt_tokens"), usage.get("completion_tokens")
+                await ask_all(requests, ask, concurrency, failure)
+
+    def _generation(self, request: Request) -> tuple[Body, Read]:
+        context, settings = request.instance.args
+        body = self._create_payload(
+            self.create_message([context]), generate=True, gen_kwargs=dict(settings), seed=request.seed
         )
+        # A server that sends no text, as one that sets the reasoning apart and was cut in it, has not answered.
+        return body, lambda output: self.parse_generations(outputs=output)[0] or ""
 
-    def add_partial(self, kind: str, arguments: Sequence[Any], value: Any) -> None:
-        """Keep an answer; lm-eval calls this for its cache, right after each response."""
-        answer = self._usage._replace(value=value) if kind == GENERATE else Answer(value)
-        key = self.key(kind, arguments)
-        self._file.write(json.dumps([key, *answer]) + "\n")
-        self._file.flush()
-        self.answers[key] = answer
-        self._on_answer()
+    def _loglikelihood(self, request: Request) -> tuple[Body, Read]:
+        encoded = self.loglikelihood([request.instance], disable_tqdm=True)
+        tokens, lengths, _ = self.batch_loglikelihood_requests([encoded])
+        body = self._create_payload(self.create_message(tokens), generate=False, seed=request.seed)
+        return body, lambda output: list(self.parse_logprobs(outputs=output, tokens=tokens, ctxlens=lengths)[0])
 
-
-class _Journaled:
-    """Asks only what the journal does not answer."""
-
-    cache_hook: Journal
-
-    def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
-        self.cache_hook.usage(outputs)
-        parsed: list[str] = super().parse_generations(outputs, **kwargs)  # type: ignore[misc]
-        return parsed
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        return self._ask(GENERATE, requests, disable_tqdm)
-
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        return self._ask(LOGLIKELIHOOD, requests, disable_tqdm)
-
-    def _ask(self, kind: str, requests: list[Instance], disable_tqdm: bool) -> list[Any]:
-        journal = self.cache_hook
-        missing = [request for request in requests if journal.find(kind, request.args) is None]
-        if missing:
-            getattr(super(), kind)(missing, disable_tqdm=disable_tqdm)
-        answers = [journal.find(kind, request.args) for request in requests]
-        return [
-            (tuple(answer.value) if kind == LOGLIKELIHOOD else answer.value) if answer else "" for answer in answers
-        ]
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Any]:
+        """The tokens, where lm-eval would send them: sending is ours."""
+        return requests
 
 
-class JournaledChat(_Journaled, LocalChatCompletion):  # type: ignore[misc]
+class Chat(Completions, LocalChatCompletion):  # type: ignore[misc]
     """/v1/chat/completions."""
 
 
-class JournaledCompletions(_Journaled, LocalCompletionsAPI):  # type: ignore[misc]
-    """/v1/completions."""
+async def _post(session: aiohttp.ClientSession, url: str, body: Body) -> Any:
+    """The server's response; TransientError where asking again may help, HarnessError where it does not."""
+    try:
+        async with session.post(url, json=body) as response:
+            if response.status < BAD_REQUEST:
+                return await response.json()
+            said = f"HTTP {response.status}: {(await response.text())[:300]}"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise TransientError(f"{type(error).__name__}: {error}") from error
+    if response.status == TOO_MANY_REQUESTS or response.status >= SERVER_FAULT:
+        raise TransientError(said)
+    raise HarnessError(
+        f"the server refused a question with {said}",
+        remedy="correct what it names; often the context is too short for the prompt and its answer",
+    )

@@ -11,12 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from evaluation import generators
+from flagrelease.entry import Entry, Key, Sha256
 from flagrelease.errors import HarnessError, MatrixError, UnknownNameError
 from flagrelease.loading import load_yaml, validate
-from flagrelease.matrix import Entry, Key, Sha256
 from flagrelease.packages import install_command, packaged_file
 from flagrelease.records import digest
 
@@ -45,6 +45,7 @@ class Hub(Entry):
 
     kind: Literal["hub"]
     repository: str
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
     gated: bool = Field(default=False, description="the hub asks for an accepted licence and a token")
 
 
@@ -58,19 +59,61 @@ class Benchmark(Entry):
     display: str = Field(description="name in tables")
     description: str
     aliases: list[str] = Field(default_factory=list, description="other names found on cards")
-    harness: Literal["lm_eval"] | None = Field(description="adapter that runs it here; none: not supported yet")
+    harness: Literal["lm_eval", "evalscope", "tool_calls"] | None = Field(
+        description="adapter that runs it here; none: not supported yet"
+    )
     other_harnesses: list[str] = Field(default_factory=list, description="harnesses known to have it")
     needs: Literal["generate", "prompt_logprobs"] = "generate"
     api: Literal["chat", "completions"] = "chat"
     dataset: Dataset | None = None
     task: dict[str, Any] | list[str] | None = Field(
-        default=None, description="lm-eval task definition, or the names of official ones whose items are pooled"
+        default=None, description="the harness's task: a definition, or names of lm-eval's whose items are pooled"
     )
-    metric: str = Field(default="exact_match", description="lm-eval metric that scores an item")
+    metric: str = Field(default="exact_match", description="the harness's metric that scores an item")
     filter: str = Field(default="none", description="lm-eval filter whose answer is scored")
+    scale: Literal["right_or_wrong", "graded"] = Field(default="right_or_wrong", description="of an item's score")
     items: int | None = Field(default=None, description="number of questions; none: not fixed")
     few_shot: int = 0
+    repeats: int = Field(default=1, ge=1, description="how often each question is asked")
+    cluster: str | None = Field(
+        default=None, description="field of a question; questions with the same value share a passage or picture"
+    )
+    stratum: str | None = Field(default=None, description="field of a question: its subject, for stopping early")
+    role: Literal["gated", "advisory"] = Field(default="gated", description="gated: decides, if it has enough items")
+    # A reason stands before what it is for: so the check is made, and told, where the number stands.
+    margin_reason: str | None = Field(default=None, min_length=10)
+    margin_points: float | None = Field(
+        default=None, gt=0, le=100, validate_default=True, description="its own margin; needs a reason"
+    )
+    discordance_source: str | None = Field(default=None, min_length=10)
+    discordance: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        validate_default=True,
+        description="published share of answers that differ between two equal systems; needs its source",
+    )
     source: str = Field(description="where these facts come from")
+
+    @field_validator("margin_points")
+    @classmethod
+    def _margin_has_its_reason(cls, value: float | None, info: ValidationInfo) -> float | None:
+        return _explained("margin", value, "reason", info.data.get("margin_reason"))
+
+    @field_validator("discordance")
+    @classmethod
+    def _discordance_has_its_source(cls, value: float | None, info: ValidationInfo) -> float | None:
+        return _explained("discordance", value, "source", info.data.get("discordance_source"))
+
+
+def _explained(what: str, value: float | None, why: str, said: str | None) -> float | None:
+    if value is not None and said is None:
+        msg = f"{what} without {why}: say in `{what}_{why}` where it comes from"
+        raise ValueError(msg)
+    if value is None and said is not None:
+        msg = f"`{what}_{why}` without a {what}"
+        raise ValueError(msg)
+    return value
 
 
 class Prepared(NamedTuple):
@@ -121,13 +164,24 @@ def require_questions(benchmark: Benchmark) -> None:
         packaged_file(benchmark.dataset.package, benchmark.dataset.file, f"the questions of {benchmark.display}")
 
 
+# What of a benchmark decides nothing that is asked: what is said of it, and how answers are judged.
+_SAID = {"display", "description", "aliases", "other_harnesses", "source", "discordance", "discordance_source"}
+_JUDGED = {"role", "margin_points", "margin_reason"}
+
+
 def fingerprint(benchmark: Benchmark) -> dict[str, str]:
     """What decides the benchmark's questions and scoring, for stage keys; known before anything is fetched."""
-    return {"benchmark": benchmark.key, "definition": digest(benchmark.model_dump(mode="json"))}
+    asked = benchmark.model_dump(mode="json", exclude=_SAID | _JUDGED)
+    return {"benchmark": benchmark.key, "definition": digest(asked)}
+
+
+def judging(benchmark: Benchmark) -> dict[str, Any]:
+    """What decides how the benchmark's answers are judged, for stage keys."""
+    return benchmark.model_dump(mode="json", include=_JUDGED | {"key", "display"})
 
 
 def prepare(benchmark: Benchmark, folder: Path) -> Prepared:
-    """Write the benchmark's question file and lm-eval task file below `folder`.
+    """Write the benchmark's question file, and for lm-eval its task file, below `folder`.
 
     Raises PreflightError where a package is missing, HarnessError where questions are not what they should be.
     """
@@ -147,6 +201,8 @@ def prepare(benchmark: Benchmark, folder: Path) -> Prepared:
     own.mkdir(parents=True, exist_ok=True)
     questions_file = own / "questions.jsonl"
     _write(questions_file, data)
+    if benchmark.harness != "lm_eval":
+        return Prepared(benchmark, own, dataset_sha256, task_sha256)
     task = {
         "task": benchmark.key,
         "dataset_path": "json",

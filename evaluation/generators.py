@@ -10,6 +10,9 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evaluation.pictures import shapes
+from evaluation.tool_call_questions import tool_calls
+
 Question = dict[str, Any]
 
 WORDS = (
@@ -49,4 +52,6 @@ GENERATORS: Mapping[str, Callable[[int, int], list[Question]]] = {
     "last_word": last_word,
     "number_sequence": number_sequence,
     "addition": addition,
+    "tool_calls": tool_calls,
+    "shapes": shapes,
 }

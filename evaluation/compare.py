@@ -10,13 +10,14 @@ from typing import NamedTuple
 from evaluation.gate import decide
 from evaluation.item_files import Asked, ItemFile
 from flagrelease.errors import ItemFileError
-from flagrelease.matrix import Policy
+from flagrelease.policy import Policy
 from flagrelease.records import BenchmarkRun, Evaluation, GateResult, Item, Provenance, Record, Stack
 
 NOT_TOLD = "not told by the file"
 """Stands in both evaluations where the files tell nothing, so that the gate finds no difference; see `not_checked`."""
 
-NEVER_TOLD = ("weights", "chat template", "harness", "harness version", "dataset", "task", "few shot", "api")
+_MODEL = ("weights", "chat template", "tokenizer")
+NEVER_TOLD = (*_MODEL, "harness", "harness version", "dataset", "task", "few shot", "api")
 """Checks of the gate on what no file of answers carries."""
 
 SHA256_DIGITS = 64
@@ -68,8 +69,7 @@ def compare(candidate: ItemFile, baseline: ItemFile, policy: Policy) -> Comparis
         _evaluation(baseline, prompts, told),
         baseline_id=str(baseline.path),
         policy=policy,
-        suite="",
-        displays={},
+        benchmarks={},
     )
     unchecked, in_words = _unchecked(pairs)
     # What was compared between placeholders has not been checked; a failed check has found something.
@@ -99,12 +99,14 @@ def _gaps(ours: Asked, theirs: Asked) -> Iterator[_Gap]:
     without = {
         "prompts": {line.item for line in lines if not line.prompt},
         "empty answers": {line.item for line in lines if line.answer is None},
+        "extraction": {line.item for line in lines if line.extracted is None},
+        "answer lengths": {line.item for line in lines if line.output_tokens is None},
     }
     for check, some in without.items():
         if some:
             yield _Gap(check, f" ({len(some)} of {len(items)} items)", whole=some == items)
     if not all(any(line.finish_reason for line in asked.lines) for asked in (ours, theirs)):
-        yield _Gap("lengths", "", whole=True)
+        yield _Gap("cut answers", "", whole=True)
     if ours.generation is None or theirs.generation is None:
         yield _Gap("generation", "", whole=True)
 
@@ -121,6 +123,7 @@ def _evaluation(file: ItemFile, prompts: Mapping[tuple[str, str], str], told: Co
                 few_shot=0,
                 generation=(asked.generation or {}) if name in told else {},
                 api="chat",
+                harness=NOT_TOLD,
                 items=len({line.item for line in asked.lines}),
                 repeats=1 + max(line.repeat for line in asked.lines),
             )
@@ -139,6 +142,7 @@ def _evaluation(file: ItemFile, prompts: Mapping[tuple[str, str], str], told: Co
                 finish_reason=line.finish_reason,
                 prompt_tokens=line.prompt_tokens,
                 output_tokens=line.output_tokens,
+                cluster=line.cluster,
             )
             for line in asked.lines
         ]
@@ -151,8 +155,8 @@ def _evaluation(file: ItemFile, prompts: Mapping[tuple[str, str], str], told: Co
         engine_settings={},
         weights_sha256=NOT_TOLD,
         chat_template_sha256=NOT_TOLD,
-        harness=NOT_TOLD,
-        harness_version=NOT_TOLD,
+        tokenizer_sha256=NOT_TOLD,
+        harnesses={NOT_TOLD: NOT_TOLD},
         platform=NOT_TOLD,
         code_version=NOT_TOLD,
         created=NOT_TOLD,

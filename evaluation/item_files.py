@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flagrelease.entry import Entry
 from flagrelease.errors import ItemFileError, MatrixError
-from flagrelease.matrix import Entry
 from flagrelease.records import digest
 from flagrelease.yaml_file import validate
 
@@ -36,6 +36,8 @@ class ItemLine(Entry):
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    latency_s: float | None = None
+    cluster: str | None = Field(default=None, description="items with the same value share a passage or a picture")
 
 
 class SampleLine(Entry):

@@ -65,8 +65,15 @@ def resolve(matrix: Matrix, chips: Mapping[str, Chip], cell_id: str) -> Resolved
         msg = f"cell `{cell_id}`: unknown chip `{cell.chip}`"
         raise UnknownNameError(msg, remedy=f"add runtime/chips/{cell.chip}.yaml; {suggest(cell.chip, chips)}")
     model = matrix.models[cell.model]
-    suite = matrix.suites[model.suite]
-    return ResolvedCell(cell=cell, model=model, chip=chips[cell.chip], suite=suite, policy=matrix.policy)
+    policy, overrides = matrix.policy.of_cell(model.suite, cell.model)
+    return ResolvedCell(
+        cell=cell,
+        model=model,
+        chip=chips[cell.chip],
+        suite=matrix.suites[model.suite],
+        policy=policy,
+        overrides=overrides,
+    )
 
 
 def resolve_all(matrix: Matrix, chips: Mapping[str, Chip]) -> list[ResolvedCell]:
@@ -90,6 +97,9 @@ def _cross_checks(matrix: Matrix, positions: Positions) -> Iterable[tuple[Where,
     for suite in matrix.policy.suites:
         if suite not in matrix.suites:
             yield ("policy", "suites", suite), f"unknown suite; {suggest(suite, matrix.suites)}"
+    for model_key in matrix.policy.models:
+        if model_key not in matrix.models:
+            yield ("policy", "models", model_key), f"unknown model; {suggest(model_key, matrix.models)}"
     for key, model in matrix.models.items():
         if model.suite not in matrix.suites:
             text = f"unknown suite `{model.suite}`; {suggest(model.suite, matrix.suites)}"

@@ -6,20 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
+from flagrelease.entry import Entry, Key, Sha256
+from flagrelease.policy import Policy
 from flagrelease.records import Stack
-
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Entry(BaseModel):
-    """Base of what stands in the matrix: unknown keys are errors, types are not guessed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Licence(Entry):
@@ -53,6 +46,10 @@ class Reference(Entry):
     label: str = Field(description="as the card's column names it, for example H100-CUDA")
     description: str
     baseline: str | None = Field(default=None, description="id of the stored baseline in force")
+    again: dict[str, Any] = Field(
+        default_factory=dict,
+        description="engine settings that change for the A/A run: what may differ without being another system",
+    )
 
 
 class Model(Entry):
@@ -166,30 +163,6 @@ class Cell(Entry):
         return self
 
 
-class Override(Entry):
-    """A policy value that holds for one suite only, and why."""
-
-    pooled_margin_points: float = Field(gt=0, le=100)
-    reason: str = Field(min_length=10)
-
-
-class Policy(Entry):
-    """Thresholds of the gate (see docs/gate.md). Points are percentage points."""
-
-    alpha: float = Field(gt=0, lt=0.5, description="one-sided error rate")
-    margin_points: float = Field(gt=0, le=100, description="per benchmark, from large_n items on")
-    margin_points_small: float = Field(gt=0, le=100, description="per benchmark, below large_n items")
-    large_n: int = Field(ge=1)
-    min_items: int = Field(ge=2, description="benchmarks with fewer items are advisory")
-    pooled_margin_points: float = Field(gt=0, le=100)
-    max_missing: float = Field(ge=0, le=1, description="largest share of unanswered items; above it: INVALID")
-    suites: dict[Key, Override] = Field(default_factory=dict)
-
-    def pooled_margin(self, suite: str) -> float:
-        """Pooled margin in points that holds for `suite`."""
-        return self.suites[suite].pooled_margin_points if suite in self.suites else self.pooled_margin_points
-
-
 class Chip(Entry):
     """An accelerator family, from `runtime/chips/<chip>.yaml`."""
 
@@ -224,7 +197,8 @@ class ResolvedCell(Entry):
     model: Model
     chip: Chip
     suite: list[Key]
-    policy: Policy
+    policy: Policy = Field(description="as it holds for this cell")
+    overrides: list[str] = Field(default_factory=list, description="what in the policy is the cell's own, and why")
 
     @property
     def id(self) -> str:

@@ -14,16 +14,22 @@ from flagrelease.store import FinishedStage, Store
 
 # Raised by hand when a change of code changes what a stage would produce from the same inputs.
 STAGE_VERSIONS: Mapping[Stage, int] = {
-    Stage.BUILD: 1,
-    Stage.EVALUATE: 1,
-    Stage.DECIDE: 1,
+    Stage.BUILD: 2,
+    Stage.CANARY: 1,
+    Stage.EVALUATE: 2,
+    Stage.ESCALATE: 1,
+    Stage.SPEED: 1,
+    Stage.DECIDE: 2,
     Stage.CARD: 1,
     Stage.PUBLISH: 1,
 }
 UPSTREAM: Mapping[Stage, tuple[Stage, ...]] = {
     Stage.BUILD: (),
+    Stage.CANARY: (Stage.BUILD,),
     Stage.EVALUATE: (Stage.BUILD,),
-    Stage.DECIDE: (Stage.EVALUATE,),
+    Stage.ESCALATE: (Stage.CANARY, Stage.EVALUATE),
+    Stage.SPEED: (Stage.BUILD,),
+    Stage.DECIDE: (Stage.ESCALATE, Stage.SPEED),
     Stage.CARD: (Stage.DECIDE,),
     Stage.PUBLISH: (Stage.CARD,),
 }

@@ -42,7 +42,10 @@ class Stage(StrEnum):
     """The stages of a release that leave a result, in their order."""
 
     BUILD = "build"
+    CANARY = "canary"
     EVALUATE = "evaluate"
+    ESCALATE = "escalate"
+    SPEED = "speed"
     DECIDE = "decide"
     CARD = "card"
     PUBLISH = "publish"
@@ -61,6 +64,8 @@ class Item(Record):
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    latency_s: float | None = Field(default=None, description="seconds from request to whole answer")
+    cluster: str | None = Field(default=None, description="items with the same value share a passage or a picture")
 
 
 class BenchmarkRun(Record):
@@ -72,8 +77,20 @@ class BenchmarkRun(Record):
     few_shot: int
     generation: dict[str, Any] = Field(description="sampling and limits: temperature, max_gen_toks, until, …")
     api: Literal["chat", "completions"]
-    items: int
+    harness: str
+    items: int = Field(description="distinct items asked")
     repeats: int = 1
+    stopped_of: int | None = Field(default=None, description="items of the benchmark, where it was stopped early")
+
+
+class NoiseFloor(Record):
+    """How often one and the same system changes an answer (A/A): what a difference has to exceed to mean anything."""
+
+    benchmark: str
+    n: int = Field(description="items asked twice or more")
+    flips: int = Field(description="items whose score changed")
+    discordance: float = Field(description="mean square of the difference between two runs of the same system")
+    how: str = Field(description="what differed between the runs, for people")
 
 
 class Provenance(Record):
@@ -87,8 +104,9 @@ class Provenance(Record):
     engine_settings: dict[str, Any]
     weights_sha256: str
     chat_template_sha256: str
-    harness: str
-    harness_version: str
+    tokenizer_sha256: str
+    harnesses: dict[str, str] = Field(description="version of each harness that asked")
+    image_digest: str | None = Field(default=None, description="of the container image; none: no container")
     platform: str = Field(description="processor and operating system, for people")
     code_version: str
     created: str = Field(description="UTC, ISO 8601")
@@ -105,12 +123,131 @@ class Result(Record):
     upper: float
 
 
+class TopToken(Record):
+    """One of the likeliest next tokens."""
+
+    token: int = Field(description="id in the model's vocabulary")
+    logprob: float
+
+
+class CanaryPrompt(Record):
+    """A text of the baseline's own, and how likely the baseline found its tokens."""
+
+    prompt: list[int] = Field(description="token ids that came before")
+    continuation: list[int] = Field(description="token ids that the baseline wrote")
+    positions: list[int] = Field(description="indices into `continuation` that are scored")
+    logprobs: list[float] = Field(description="of the continuation's token at each position")
+    top: list[list[TopToken]] = Field(description="likeliest tokens at each position, likeliest first")
+
+
+class CanaryStatistics(Record):
+    """How far two systems' next-token distributions lie apart on the same text."""
+
+    positions: int
+    mean_abs_logprob: float = Field(description="mean |difference| of the text's own tokens, nats")
+    top1_agreement: float = Field(description="share of positions with the same likeliest token")
+    kl: float = Field(description="mean Kullback-Leibler divergence on the baseline's likeliest tokens, nats")
+
+
+class CanaryReference(Record):
+    """The baseline's side of the canary, and how far the baseline lies from itself (A/A)."""
+
+    prompts: list[CanaryPrompt]
+    floor: CanaryStatistics
+    how: str = Field(description="what differed between the two runs that `floor` compares, for people")
+
+
+class CanaryResult(Record):
+    """Tier 0: the candidate's next-token distributions against the baseline's."""
+
+    found: CanaryStatistics
+    bars: CanaryStatistics = Field(description="what was allowed")
+    passed: bool
+    reasons: list[str]
+    worst: list[int] = Field(
+        description="prompts that differ most, by number, worst first: where to look for an operator"
+    )
+
+
+class SpeedPoint(Record):
+    """One workload, asked `repeats` times after a warm-up. Lists have one value a repeat."""
+
+    workload: str = Field(description="<input tokens>/<output tokens> x <concurrency>")
+    input_tokens: int
+    output_tokens: int
+    concurrency: int
+    requests: int = Field(description="per repeat")
+    request_throughput: list[float] = Field(description="requests a second")
+    output_throughput: list[float] = Field(description="output tokens a second")
+    total_throughput: list[float] = Field(description="input and output tokens a second")
+    ttft_ms: dict[str, float] = Field(description="time to first token: p50, p90, p99")
+    tpot_ms: dict[str, float] = Field(description="time per output token after the first: p50, p90, p99")
+    itl_ms: dict[str, float] = Field(description="inter-token latency: p50, p90, p99")
+    failed: int = Field(description="requests without an answer")
+
+
+class Speed(Record):
+    """Throughput and latency of a served model."""
+
+    tool: str = Field(description="load generator and its version")
+    points: list[SpeedPoint]
+
+
+class SpeedVerdict(Record):
+    """Tier 2: one workload against the baseline. Ratios are candidate / baseline."""
+
+    workload: str
+    baseline: float = Field(description="output tokens a second")
+    candidate: float
+    ratio: float
+    lower: float = Field(description="lower bound of the ratio's 90 % interval")
+    upper: float
+    floor: float
+    passed: bool
+    warnings: list[str]
+
+
+class FidelityVerdict(Record):
+    """Tier 3: tool calls against the baseline. Values are shares in [0, 1]."""
+
+    benchmark: str
+    n: int
+    schema_validity: tuple[float, float] = Field(
+        description="baseline, candidate: calls whose arguments fit the schema"
+    )
+    trigger_f1: tuple[float, float] = Field(description="baseline, candidate: F1 of calling where a tool is needed")
+    allowed_drop: float = Field(description="of the value nearest to failing; `reason` names both")
+    passed: bool
+    reason: str
+
+
+class Published(Record):
+    """A score that was published without its items."""
+
+    benchmark: str
+    score: float
+    printed: str = Field(description="as it was published")
+    n: int | None = Field(default=None, description="items, where they are known")
+
+
 class Evaluation(Record):
     """One evaluation run: what was asked of what, and every answer."""
 
     provenance: Provenance
     benchmarks: list[BenchmarkRun]
     items: list[Item]
+    floors: list[NoiseFloor] = Field(default_factory=list, description="of a baseline: its A/A noise")
+    canary: CanaryReference | None = None
+    speed: Speed | None = None
+
+
+class ImportedBaseline(Record):
+    """Published scores of a model on the reference, without items: no evidence, only something to look at."""
+
+    model: str
+    label: str = Field(description="of the column they stood in, for example H100-CUDA")
+    source: str
+    scores: list[Published]
 
 
 class HygieneCheck(Record):
@@ -144,6 +281,11 @@ class BenchmarkVerdict(Record):
     missing: int = Field(description="items the candidate left unanswered; they count as wrong")
     different: bool = Field(description="a gain beyond the margin: usually a difference in prompt or limits")
     reason: str
+    units: int = Field(description="independent units: clusters, or items where none share a passage or picture")
+    stopped_of: int | None = Field(default=None, description="items of the benchmark, where it was stopped early")
+    resolution: float = Field(description="n / n*: below 1 a run of this size cannot clear an equal system")
+    floor: float | None = Field(default=None, description="share of items that the baseline changes against itself")
+    excess_p: float | None = Field(default=None, description="one-sided p of no more changed items than that")
 
 
 class PooledVerdict(Record):
@@ -156,11 +298,27 @@ class PooledVerdict(Record):
     non_inferior: bool
 
 
+class Need(Record):
+    """What would decide a benchmark that is undecided."""
+
+    benchmark: str
+    repeats: int | None = Field(description="of the candidate, in all; none: no number of repeats would")
+    items: int = Field(description="items that would, asked once")
+
+
 class GateResult(Record):
     """The verdict on a cell with its whole derivation."""
 
     verdict: Verdict
+    rule: str = Field(description="which rule fired: hygiene, canary, benchmark, pooled, undecided, unpaired, …")
     baseline_id: str
+    paired: bool = Field(default=True, description="false: the baseline is published scores without items")
+    overrides: list[str] = Field(default_factory=list, description="thresholds of this cell's own, with their reasons")
+    canary: CanaryResult | None = None
+    speed: list[SpeedVerdict] = Field(default_factory=list)
+    fidelity: list[FidelityVerdict] = Field(default_factory=list)
+    needs: list[Need] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
     hygiene: list[HygieneCheck]
     benchmarks: list[BenchmarkVerdict]
     pooled: PooledVerdict | None

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
         default=None, description="matrix.yaml; by default ./matrix.yaml, then the packaged one"
     )
     vllm: Path | None = Field(default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH")
+    evalscope: Path | None = Field(
+        default=None, description="the evalscope command; by default .venv-evalscope/bin/evalscope, then PATH"
+    )
 
     @property
     def home_path(self) -> Path:

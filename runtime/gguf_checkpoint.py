@@ -72,6 +72,13 @@ def chat_template(path: Path) -> str:
     return str(open_gguf(path).get("tokenizer.chat_template", ""))
 
 
+def tokenizer_facts(path: Path) -> list[Any]:
+    """What decides which ids a text becomes: kind of tokenizer, pre-tokenizer, vocabulary, merges."""
+    gguf = open_gguf(path)
+    keys = ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.merges")
+    return [gguf.get(key, None) for key in keys]
+
+
 def convert(source: Path, target: Path) -> None:
     """Write config, tokenizer and dequantised weights of `source` into the new folder `target`."""
     gguf = open_gguf(source)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from flagrelease.errors import PreflightError, WeightsError
 from flagrelease.matrix import Model
 from flagrelease.packages import install_command, packaged_file
+from flagrelease.records import digest
 from flagrelease.store.database import check_writable
 from runtime.engines.interface import WeightsFormat
 
@@ -63,6 +64,14 @@ def chat_template_sha256(weights: Weights) -> str:
     from runtime.gguf_checkpoint import chat_template
 
     return hashlib.sha256(chat_template(weights.path).encode()).hexdigest()
+
+
+@cache
+def tokenizer_sha256(weights: Weights) -> str:
+    """Hash of the tokenizer that the weights carry: model, vocabulary and merges."""
+    from runtime.gguf_checkpoint import tokenizer_facts
+
+    return digest(tokenizer_facts(weights.path))
 
 
 def converter_version(form: WeightsFormat) -> int:

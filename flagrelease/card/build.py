@@ -33,14 +33,20 @@ def card_data(store: Store, release: int) -> CardData:
             remedy=f"finish it: flagrelease release {view.cell}",
         )
     candidate = store.known_evaluation(evaluation=view.candidate_id)
-    baseline = store.known_evaluation(baseline_id=view.gate.baseline_id)
-    before = {result.benchmark: result for result in baseline.results}
+    identifier = view.gate.baseline_id
+    baseline = store.known_evaluation(baseline_id=identifier) if view.gate.paired else None
+    published = None if view.gate.paired else store.imported_baseline(identifier)
+    before: dict[str, tuple[float, tuple[float, float] | None]] = {}
+    if baseline:
+        before = {row.benchmark: (row.score, (row.lower, row.upper)) for row in baseline.results}
+    elif published:
+        before = {row.benchmark: (row.score, None) for row in published.scores}
     rows = [
         CardRow(
             benchmark=result.benchmark,
             display=snapshot.displays[result.benchmark],
-            baseline=before[result.benchmark].score,
-            baseline_interval=(before[result.benchmark].lower, before[result.benchmark].upper),
+            baseline=before[result.benchmark][0],
+            baseline_interval=before[result.benchmark][1],
             candidate=result.score,
             candidate_interval=(result.lower, result.upper),
             n=result.n,
@@ -62,7 +68,8 @@ def card_data(store: Store, release: int) -> CardData:
         not_run=snapshot.not_run,
         gate=view.gate,
         candidate=candidate.provenance,
-        baseline=baseline.provenance,
+        baseline=baseline.provenance if baseline else None,
+        published=published,
         evidence=_evidence(store, release),
         environment=_environment(snapshot, candidate.provenance),
     )
@@ -94,7 +101,7 @@ def _environment(snapshot: Snapshot, provenance: Provenance) -> list[tuple[str, 
         ("FlagScale", versions.flagscale),
         ("FlagGems", versions.flaggems),
         (snapshot.engine_display, f"Version: {provenance.engine_version}"),
-        (provenance.harness, f"Version: {provenance.harness_version}"),
+        *((name, f"Version: {version}") for name, version in provenance.harnesses.items()),
         ("FlagRelease", f"Version: {provenance.code_version}"),
     ]
     return [(item, value) for item, value in stated if value]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from flagrelease.matrix import ResolvedCell
-from flagrelease.records import Artefact, GateResult, Provenance, Record
+from flagrelease.records import Artefact, GateResult, ImportedBaseline, Provenance, Record
 
 
 class CardRow(Record):
@@ -16,7 +16,7 @@ class CardRow(Record):
     benchmark: str
     display: str
     baseline: float
-    baseline_interval: tuple[float, float]
+    baseline_interval: tuple[float, float] | None = Field(description="none: published without items")
     candidate: float
     candidate_interval: tuple[float, float]
     n: int
@@ -44,7 +44,8 @@ class CardData(Record):
     not_run: list[NotRun]
     gate: GateResult
     candidate: Provenance
-    baseline: Provenance
+    baseline: Provenance | None = Field(description="none: the baseline is `published` scores")
+    published: ImportedBaseline | None = None
     evidence: list[Artefact]
     environment: list[tuple[str, str]] = Field(description="rows of the environment table: item, version")
     language: Literal["en"] = "en"

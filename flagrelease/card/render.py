@@ -99,6 +99,7 @@ def _environment() -> Environment:
         number=_number,
         engine=_engine,
         settings=_settings,
+        versions=_versions,
     )
     return environment
 
@@ -117,6 +118,7 @@ def _context(card: CardData) -> dict[str, Any]:
         "policy": card.cell.policy,
         "gate": card.gate,
         "names": names,
+        "runs": [run for run in (card.baseline, card.candidate) if run],
         "served_name": card.cell.served_name,
         "download": cell.names.download or card.cell.model.source.repository,
         "front_matter": _front_matter(card, names),
@@ -125,7 +127,6 @@ def _context(card: CardData) -> dict[str, Any]:
         # Without sound runs the gate compares nothing: such rows have no verdict.
         "results": [(row, verdicts.get(row.benchmark)) for row in card.rows],
         "meaning": _VERDICTS[card.gate.verdict],
-        "pooled_margin": card.cell.policy.pooled_margin(card.cell.model.suite),
         "unanswered": [verdict for verdict in card.gate.benchmarks if verdict.missing],
         "operators": [artefact for artefact in card.evidence if artefact.kind == "operators"],
     }
@@ -266,3 +267,8 @@ def _settings(values: Mapping[str, Any]) -> str:
     """Settings as `key=value`, sorted, for a table cell."""
     pairs = (f"{key}={json.dumps(value, sort_keys=True, ensure_ascii=False)}" for key, value in values.items())
     return _cell(", ".join(sorted(pairs))) or "none"
+
+
+def _versions(packages: Mapping[str, str]) -> str:
+    """Packages with their versions, for example `lm_eval 0.4.13`."""
+    return ", ".join(f"{name} {version}" for name, version in packages.items())

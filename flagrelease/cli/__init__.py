@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from flagrelease.cli import baseline, gate, inspect, matrix, release
+from flagrelease.cli import baseline, benchmarks, gate, inspect, matrix, plan, release
 from flagrelease.errors import FlagReleaseError
 
 INTERRUPTED = 130
@@ -21,14 +21,15 @@ app = typer.Typer(
 app.command()(release.release)
 app.command()(release.serve)
 app.command()(release.deploy)
+app.command()(plan.plan)
 app.command()(inspect.status)
 app.command()(inspect.show)
-app.command()(inspect.benchmarks)
 app.command()(gate.gate)
 app.command()(gate.flips)
 app.command()(gate.compare)
 app.add_typer(inspect.card, name="card")
 app.add_typer(matrix.app, name="matrix")
+app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(baseline.app, name="baseline")
 
 

@@ -65,7 +65,7 @@ def flips(
     from rich.table import Table
 
     from evaluation.compare import flips as changed_items
-    from flagrelease.errors import UnknownNameError
+    from flagrelease.errors import BaselineError, UnknownNameError
     from flagrelease.settings import settings
     from flagrelease.store import Store
     from flagrelease.yaml_file import suggest
@@ -73,6 +73,11 @@ def flips(
     store = Store.open(settings().store_url)
     try:
         view, result, candidate_id = _judged(store, name)
+        if not result.paired:
+            raise BaselineError(
+                f"release {view.id} was compared with published scores, whose answers nobody has: {result.baseline_id}",
+                remedy="measure a baseline: flagrelease baseline run <model>; then release the cell against it",
+            )
         candidate = store.known_evaluation(evaluation=candidate_id)
         baseline = store.known_evaluation(baseline_id=result.baseline_id)
         here = {run.benchmark for run in candidate.benchmarks}
@@ -133,7 +138,7 @@ def compare(
     from evaluation.compare import compare as compare_files
     from evaluation.item_files import read
     from flagrelease.loading import load_matrix, load_yaml, validate
-    from flagrelease.matrix import Policy
+    from flagrelease.policy import Policy
     from flagrelease.settings import settings
 
     thresholds = (
@@ -199,7 +204,7 @@ def _print_verdict(console: Console, result: GateResult, what: str, alpha: float
     """The verdict with its table, the pooled difference, the reasons and the failed checks."""
     from rich.table import Table
 
-    from flows.report import HEADER, verdict_cells
+    from flows.report import HEADER, said, verdict_cells
 
     level = f"{100 * (1 - 2 * alpha):g} % interval"
     header = [level if column.endswith("interval") else column for column in HEADER]
@@ -214,7 +219,7 @@ def _print_verdict(console: Console, result: GateResult, what: str, alpha: float
         found = f"{100 * pooled.difference:+.2f} points, lower bound {100 * pooled.lower:+.2f}"
         console.print(_text(f"pooled: {found}, margin {pooled.margin_points:g}"))
     failed = {f"{check.name}: {check.detail}" for check in result.hygiene if not check.passed}
-    for reason in result.reasons:
+    for reason in said(result):
         if reason not in failed:
             console.print(_text(f"  {reason}"))
     for check in sorted(failed):

@@ -1,4 +1,4 @@
-"""`flagrelease status`, `show`, `benchmarks` and `card`: what the store and the catalogue know."""
+"""`flagrelease status`, `show` and `card`: what the store knows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ ReleaseName = Annotated[str, typer.Argument(help="a release's number, or a cell 
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show every cell of the matrix with its newest release."""
+    """Show every cell of the matrix with its newest release.
+
+    "Lost" names the benchmarks whose loss stands when all cells are looked at together: of those named, one in twenty
+    is expected to be chance (Benjamini-Hochberg).
+    """
     import json
 
     from rich.console import Console
     from rich.table import Table
 
+    from evaluation.accuracy import losses_over_matrix
     from flagrelease.loading import load_matrix
     from flagrelease.settings import settings
     from flagrelease.store import Store
@@ -34,14 +39,23 @@ def status(as_json: AsJson = False) -> None:
         views = {cell: newest[cell].model_dump(mode="json") if cell in newest else None for cell in cells}
         typer.echo(json.dumps(views, indent=1))
         return
-    table = Table("Cell", "Release", "State", "Engine", "Verdict", "When", box=None, padding=(0, 2, 0, 0))
+    losses = losses_over_matrix({cell: view.gate for cell, view in newest.items() if view.gate})
+    table = Table("Cell", "Release", "State", "Engine", "Verdict", "Lost", "When", box=None, padding=(0, 2, 0, 0))
     for cell in cells:
         view = newest.get(cell)
         if view is None:
-            table.add_row(cell, "none", "", "", "", "")
+            table.add_row(cell, "none", "", "", "", "", "")
             continue
         when = (view.finished_at or view.started_at).strftime("%Y-%m-%d %H:%M")
-        table.add_row(cell, str(view.id), view.state, view.engine, view.gate.verdict if view.gate else "", when)
+        table.add_row(
+            cell,
+            str(view.id),
+            view.state,
+            view.engine,
+            view.gate.verdict if view.gate else "",
+            ", ".join(losses.get(cell, [])),
+            when,
+        )
     Console(soft_wrap=True).print(table)
 
 
@@ -70,25 +84,6 @@ def show(name: ReleaseName, as_json: AsJson = False) -> None:
         console.print(f"\nerror: {view.error}", markup=False)
     if view.gate:
         console.print(Markdown("\n" + verdict_table(view.gate)))
-
-
-def benchmarks() -> None:
-    """List the benchmarks, and what harness has each."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from evaluation.catalogue import load_benchmarks
-
-    table = Table("Benchmark", "Items", "Harness here", "Other harnesses", "What", box=None, padding=(0, 2, 0, 0))
-    for benchmark in load_benchmarks().values():
-        table.add_row(
-            benchmark.key,
-            str(benchmark.items or "?"),
-            benchmark.harness or "none yet",
-            ", ".join(benchmark.other_harnesses),
-            benchmark.description,
-        )
-    Console(width=170).print(table)
 
 
 @card.command()

@@ -58,7 +58,7 @@ def _summary(release_id: int) -> int:
     from flagrelease.settings import settings
     from flagrelease.store import Store
     from flagrelease.store.queries import latest_releases, release_view
-    from flows.report import HEADER, places, verdict_cells
+    from flows.report import HEADER, places, said, verdict_cells
 
     host = settings()
     store = Store.open(host.store_url)
@@ -74,7 +74,7 @@ def _summary(release_id: int) -> int:
     for row in view.gate.benchmarks:
         table.add_row(*verdict_cells(row))
     console.print(table)
-    for reason in view.gate.reasons:
+    for reason in said(view.gate):
         console.print(f"  {reason}", markup=False, highlight=False)
     for name, place in places(view, host).items():
         console.print(f"{name + ':':<28}{place}", markup=False, highlight=False)
@@ -96,8 +96,8 @@ def serve(
     """Serve a cell's model with the settings it was released with, until Ctrl-C."""
     from flagrelease.errors import ServerError
     from flagrelease.settings import settings
+    from flows.serving import start_server
     from flows.session import make_job
-    from flows.stages import start_server
 
     job = make_job(cell, engine, settings())
     chosen = port or job.cell.cell.port
@@ -114,7 +114,7 @@ def serve(
 
 
 def deploy() -> None:
-    """Create or update Prefect's work pools and one deployment a cell, so that workers can run releases."""
+    """Create or update Prefect's work pools and deployments, so that workers can run releases and baselines."""
     from flows.deployments import deploy as deploy_all
 
     deploy_all(typer.echo)

@@ -75,6 +75,9 @@ class EvaluationRow(Base):
     model: Mapped[str] = mapped_column(String(200), index=True)
     provenance: Mapped[dict[str, Any]]
     benchmarks: Mapped[list[Any]]
+    floors: Mapped[list[Any]] = mapped_column(server_default="[]")
+    canary: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    speed: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime]
 
 
@@ -94,6 +97,8 @@ class ItemRow(Base):
     finish_reason: Mapped[str | None] = mapped_column(String(50))
     prompt_tokens: Mapped[int | None]
     output_tokens: Mapped[int | None]
+    latency_s: Mapped[float | None]
+    cluster: Mapped[str | None] = mapped_column(String(200))
 
 
 class ResultRow(Base):
@@ -108,6 +113,16 @@ class ResultRow(Base):
     score: Mapped[float]
     lower: Mapped[float]
     upper: Mapped[float]
+
+
+class ImportedBaselineRow(Base):
+    """Published scores of a model on the reference (an `ImportedBaseline`), under their baseline id."""
+
+    __tablename__ = "imported_baselines"
+
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    detail: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
 
 
 class VerdictRow(Base):

@@ -10,8 +10,25 @@ from pydantic import Field
 from sqlalchemy import func, select
 
 from flagrelease.errors import UnknownNameError
-from flagrelease.records import Artefact, GateResult, Publication, PublishedFile, Record, Stage
-from flagrelease.store.models import ArtefactRow, PublicationRow, ReleaseRow, StageRow, VerdictRow
+from flagrelease.records import (
+    Artefact,
+    GateResult,
+    ImportedBaseline,
+    Provenance,
+    Publication,
+    PublishedFile,
+    Record,
+    Stage,
+)
+from flagrelease.store.models import (
+    ArtefactRow,
+    EvaluationRow,
+    ImportedBaselineRow,
+    PublicationRow,
+    ReleaseRow,
+    StageRow,
+    VerdictRow,
+)
 from flagrelease.store.store import Store
 
 
@@ -118,3 +135,20 @@ def release_view(store: Store, release: int) -> ReleaseView:
                 for p in publications
             ],
         )
+
+
+def stored_baselines(store: Store) -> dict[str, Provenance | ImportedBaseline]:
+    """What each baseline in the store is of, by baseline id: measured ones first, each kind oldest first."""
+    with store.session() as session:
+        measured = session.execute(
+            select(EvaluationRow.baseline_id, EvaluationRow.provenance)
+            .where(EvaluationRow.baseline_id.is_not(None))
+            .order_by(EvaluationRow.id)
+        )
+        imported = session.scalars(
+            select(ImportedBaselineRow).order_by(ImportedBaselineRow.created_at, ImportedBaselineRow.id)
+        )
+        found: dict[str, Provenance | ImportedBaseline] = {
+            str(identifier): Provenance.model_validate(provenance) for identifier, provenance in measured
+        }
+        return found | {row.id: ImportedBaseline.model_validate(row.detail) for row in imported}

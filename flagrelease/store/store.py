@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.orm import Session
 
 from flagrelease.errors import StoreError
 from flagrelease.records import (
     Artefact,
     BenchmarkRun,
+    CanaryReference,
     Evaluation,
     GateResult,
+    ImportedBaseline,
     Item,
+    NoiseFloor,
     Provenance,
     Publication,
     Result,
+    Speed,
     Stage,
 )
 from flagrelease.store.database import open_database, translate_errors
 from flagrelease.store.models import (
     ArtefactRow,
     EvaluationRow,
+    ImportedBaselineRow,
     ItemRow,
     PublicationRow,
     ReleaseRow,
@@ -34,7 +40,6 @@ from flagrelease.store.models import (
     VerdictRow,
 )
 
-INSERT_CHUNK = 5_000
 ITEM_FIELDS = tuple(Item.model_fields)
 
 
@@ -54,6 +59,9 @@ class StoredEvaluation(NamedTuple):
     provenance: Provenance
     benchmarks: list[BenchmarkRun]
     results: list[Result]
+    floors: list[NoiseFloor]
+    canary: CanaryReference | None
+    speed: Speed | None
 
 
 def now() -> datetime:
@@ -225,13 +233,14 @@ class Store:
                 model=evaluation.provenance.model,
                 provenance=evaluation.provenance.model_dump(mode="json"),
                 benchmarks=[run.model_dump(mode="json") for run in evaluation.benchmarks],
+                floors=[floor.model_dump(mode="json") for floor in evaluation.floors],
+                canary=evaluation.canary.model_dump(mode="json") if evaluation.canary else None,
+                speed=evaluation.speed.model_dump(mode="json") if evaluation.speed else None,
                 created_at=now(),
             )
             session.add(row)
             session.flush()
-            rows = [{"evaluation_id": row.id, **dict(item)} for item in evaluation.items]
-            for start in range(0, len(rows), INSERT_CHUNK):
-                session.execute(insert(ItemRow), rows[start : start + INSERT_CHUNK])
+            _insert_items(session.connection(), row.id, evaluation.items)
             if results:
                 session.execute(insert(ResultRow), [{"evaluation_id": row.id, **dict(result)} for result in results])
             return row.id
@@ -239,19 +248,29 @@ class Store:
     def evaluation_summary(
         self, *, evaluation: int | None = None, baseline_id: str | None = None
     ) -> StoredEvaluation | None:
-        """Provenance and aggregates of an evaluation, by its id or its baseline id; no items are read."""
+        """Provenance and aggregates of an evaluation, by its id or its baseline id; no items are read.
+
+        Aggregates are in the order in which the benchmarks were asked.
+        """
         where = EvaluationRow.id == evaluation if evaluation is not None else EvaluationRow.baseline_id == baseline_id
         with self.session() as session:
             row = session.scalar(select(EvaluationRow).where(where))
             if row is None:
                 return None
-            results = session.scalars(select(ResultRow).where(ResultRow.evaluation_id == row.id))
+            asked = {run["benchmark"]: place for place, run in enumerate(row.benchmarks)}
+            results = sorted(
+                session.scalars(select(ResultRow).where(ResultRow.evaluation_id == row.id)),
+                key=lambda result: (asked.get(result.benchmark, len(asked)), result.benchmark),
+            )
             return StoredEvaluation(
                 row.id,
                 row.baseline_id,
                 Provenance.model_validate(row.provenance),
                 [BenchmarkRun.model_validate(run) for run in row.benchmarks],
                 [Result.model_validate({f: getattr(r, f) for f in Result.model_fields}) for r in results],
+                [NoiseFloor.model_validate(floor) for floor in row.floors],
+                CanaryReference.model_validate(row.canary) if row.canary else None,
+                Speed.model_validate(row.speed) if row.speed else None,
             )
 
     def known_evaluation(self, *, evaluation: int | None = None, baseline_id: str | None = None) -> StoredEvaluation:
@@ -272,7 +291,27 @@ class Store:
                 .order_by(ItemRow.benchmark, ItemRow.item, ItemRow.repeat)
             )
             items = [Item(**row._asdict()) for row in rows]
-        return Evaluation(provenance=summary.provenance, benchmarks=summary.benchmarks, items=items)
+        return Evaluation(
+            provenance=summary.provenance,
+            benchmarks=summary.benchmarks,
+            items=items,
+            floors=summary.floors,
+            canary=summary.canary,
+            speed=summary.speed,
+        )
+
+    def add_imported_baseline(self, baseline_id: str, baseline: ImportedBaseline) -> None:
+        """Store published scores under their id; those that are there already stay as they are."""
+        with self.session() as session:
+            if session.get(ImportedBaselineRow, baseline_id) is None:
+                detail = baseline.model_dump(mode="json")
+                session.add(ImportedBaselineRow(id=baseline_id, detail=detail, created_at=now()))
+
+    def imported_baseline(self, baseline_id: str) -> ImportedBaseline | None:
+        """The published scores with this id."""
+        with self.session() as session:
+            row = session.get(ImportedBaselineRow, baseline_id)
+            return ImportedBaseline.model_validate(row.detail) if row else None
 
     # Verdicts and publications
 
@@ -315,3 +354,19 @@ class Store:
                 )
                 or 0
             )
+
+
+def _insert_items(connection: Connection, evaluation: int, items: Sequence[Item]) -> None:
+    """Insert items by the driver's own statement: SQLAlchemy's, with its dictionary for each row, takes four times as
+    long (benchmarks/store_inserts.py).
+    """
+    if not items:
+        return
+    columns = ("evaluation_id", *ITEM_FIELDS)
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    marks = ", ".join([mark] * len(columns))
+    values = attrgetter(*ITEM_FIELDS)
+    connection.exec_driver_sql(
+        f"INSERT INTO {ItemRow.__tablename__} ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 - our own names
+        [(evaluation, *values(item)) for item in items],
+    )

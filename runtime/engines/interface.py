@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Capability = Literal["generate", "prompt_logprobs"]
+Capability = Literal["generate", "prompt_logprobs", "next_token_logprobs"]
 WeightsFormat = Literal["gguf", "gguf-float16", "safetensors"]
 
 

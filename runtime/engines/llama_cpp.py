@@ -1,4 +1,4 @@
-"""llama.cpp's server, as the package xllamacpp carries it: light, GGUF, no prompt log-probabilities."""
+"""llama.cpp's server, as the package xllamacpp carries it: light, GGUF, log-probabilities of the next token only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LlamaCpp:
 
     name = "llama_cpp"
     display = "llama.cpp (xllamacpp)"
-    capabilities: frozenset[Capability] = frozenset({"generate"})
+    capabilities: frozenset[Capability] = frozenset({"generate", "next_token_logprobs"})
 
     def settings(self, raw: Mapping[str, Any]) -> LlamaCppSettings:
         """Validate a cell's settings."""

@@ -26,6 +26,9 @@ class VllmSettings(EngineSettings):
     max_model_len: int | None = Field(default=None, ge=128, description="tokens of one request")
     tensor_parallel_size: int = Field(default=1, ge=1)
     seed: int = 1234
+    tool_call_parser: str | None = Field(
+        default=None, description="vLLM's parser of the model's tool calls, such as hermes; none: tools are refused"
+    )
     cpu: bool = Field(default=False, description="run on the processor: eager, its own threads and cache size")
     threads: int = Field(default=1, ge=1, description="on a CPU")
     kv_cache_gib: int = Field(default=1, ge=1, description="on a CPU")
@@ -48,13 +51,13 @@ class Vllm:
 
     def version(self) -> str:
         """Version of vLLM in its environment."""
-        return _version(_executable())
+        return _version(executable())
 
     def command(self, request: ServeRequest, raw: Mapping[str, Any]) -> ServerCommand:
         """`vllm serve` with the tokenizer endpoint that log-likelihood tasks need."""
         settings = self.settings(raw)
         argv = [
-            str(_executable()),
+            str(executable()),
             "serve",
             str(request.model_path),
             f"--host={request.host}",
@@ -67,6 +70,8 @@ class Vllm:
         ]
         if settings.max_model_len is not None:
             argv.append(f"--max-model-len={settings.max_model_len}")
+        if settings.tool_call_parser is not None:
+            argv += ["--enable-auto-tool-choice", f"--tool-call-parser={settings.tool_call_parser}"]
         environment = dict(QUIET)
         if settings.cpu:
             # Compiling for a CPU takes minutes and changes the arithmetic with the batch.
@@ -79,7 +84,8 @@ class Vllm:
         return ServerCommand(argv, environment)
 
 
-def _executable() -> Path:
+def executable() -> Path:
+    """The vllm command of this host; raises PreflightError saying how to get it."""
     chosen = host_settings().vllm
     if chosen is None and OWN_ENVIRONMENT.exists():
         chosen = OWN_ENVIRONMENT

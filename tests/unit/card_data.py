@@ -12,7 +12,6 @@ from flagrelease.matrix import (
     Licence,
     Model,
     PackagedWeights,
-    Policy,
     Reference,
     ResolvedCell,
     Sampling,
@@ -28,16 +27,9 @@ from flagrelease.records import (
     Stack,
     Verdict,
 )
+from tests.unit.policies import policy
 
-POLICY = Policy(
-    alpha=0.05,
-    margin_points=2.0,
-    margin_points_small=3.0,
-    large_n=700,
-    min_items=200,
-    pooled_margin_points=1.0,
-    max_missing=0.01,
-)
+POLICY = policy()
 IMAGE = "harbor.baai.ac.cn/flagrelease-public/flagrelease_metax_qwen3_8b"
 
 
@@ -117,8 +109,8 @@ def provenance(cell: ResolvedCell, engine: str, **changes: Any) -> Provenance:
             "engine_settings": {"threads": 2, "max_model_len": 2048},
             "weights_sha256": "0123456789abcdef" * 4,
             "chat_template_sha256": "ab" * 32,
-            "harness": "lm_eval",
-            "harness_version": "0.4.13",
+            "tokenizer_sha256": "ac" * 32,
+            "harnesses": {"lm_eval": "0.4.13"},
             "platform": "x86_64, Linux 6.8",
             "code_version": "0.1.0",
             "created": "2026-11-20T10:00:00Z",
@@ -151,6 +143,8 @@ def verdict(benchmark: str, display: str, **changes: Any) -> BenchmarkVerdict:
             "missing": 0,
             "different": False,
             "reason": "interval above the margin",
+            "units": 500,
+            "resolution": 2.0,
             **changes,
         }
     )
@@ -184,6 +178,7 @@ def card(cell: ResolvedCell, *, engine: str | None = None, **changes: Any) -> Ca
             "not_run": [NotRun(benchmark="x", display="GPQA", reason="its questions are behind a form")],
             "gate": GateResult(
                 verdict=Verdict.CONSISTENT,
+                rule="pooled",
                 baseline_id="smollm2-20261101",
                 hygiene=[HygieneCheck(name="same questions", passed=True, detail="500 of 500")],
                 benchmarks=[

@@ -17,7 +17,7 @@ from flagrelease.card.data import CardData
 from flagrelease.card.names import card_names
 from flagrelease.card.render import render, template_sha256
 from flagrelease.matrix import Licence, Names, Source
-from flagrelease.records import Artefact, HygieneCheck, Verdict
+from flagrelease.records import Artefact, CanaryResult, CanaryStatistics, HygieneCheck, ImportedBaseline, Verdict
 from tests.unit import card_data
 
 BEFORE_STEPS = [
@@ -374,3 +374,30 @@ def test_template_hash_changes_with_any_template(tmp_path: Path, monkeypatch: py
     second = template_sha256()
     (tmp_path / "a.j2").rename(tmp_path / "b.j2")
     assert len({first, second, template_sha256()}) == 3
+
+
+def test_a_card_without_a_benchmark_says_what_the_canary_found() -> None:
+    near = CanaryStatistics(positions=256, mean_abs_logprob=0.31, top1_agreement=0.41, kl=0.2)
+    canary = CanaryResult(found=near, bars=near, passed=False, reasons=["too far"], worst=[2])
+    whole = card_data.card(card_data.process_cell())
+    gate = whole.gate.model_copy(
+        update={"verdict": Verdict.REGRESSED, "rule": "canary", "benchmarks": [], "canary": canary, "hygiene": []}
+    )
+    text = render(whole.model_copy(update={"gate": gate, "rows": []}))
+    assert "No benchmark was asked." in text
+    assert "Every benchmark of the suite was run" not in text
+    assert "At 256 places its log-probabilities differ by 0.3100 nats on average" in text
+    assert "FAILED" in text
+
+
+def test_a_card_with_published_scores_claims_no_more_than_they_prove() -> None:
+    whole = card_data.card(card_data.process_cell())
+    rows = [row.model_copy(update={"baseline_interval": None}) for row in whole.rows]
+    published = ImportedBaseline(model="m", label="H100-CUDA", source="an old card", scores=[])
+    gate = whole.gate.model_copy(update={"paired": False, "overrides": ["model m: margin_points 2 → 3 (its reason)"]})
+    text = render(whole.model_copy(update={"gate": gate, "rows": rows, "baseline": None, "published": published}))
+    assert "82.400 (as published)" in text
+    assert "by totals alone" in text
+    assert "(H100-CUDA, an old card): how they were measured is not known." in text
+    assert "Thresholds of this release's own: model m: margin_points 2 → 3 (its reason)." in text
+    assert "| Model | SmolLM2-135M-Instruct |\n| Chip | cpu |\n" in text

@@ -13,14 +13,16 @@ import pytest
 
 from evaluation.baseline import SHIPPED
 from evaluation.compare import NEVER_TOLD
-from evaluation.gate import hygiene
+from evaluation.hygiene import hygiene
 from flagrelease import cli
 from flagrelease.loading import load_matrix
 from tests.conftest import ROOT
 from tests.unit.evaluations import evaluation
+from tests.unit.policies import THRESHOLDS
 
 TIME = "2026-01-02T03-04-05.678901"
 Rows = Sequence[Mapping[str, Any]]
+SELDOM_TOLD = {"answer lengths", "cut answers", "empty answers", "extraction", "generation", "prompts"}
 
 
 def sha(text: str) -> str:
@@ -125,7 +127,12 @@ def test_a_baseline_compares_with_itself(compare: Run) -> None:
     assert found["verdict"] == "CONSISTENT"
     assert [row["verdict"] for row in found["benchmarks"]] == ["CONSISTENT"] * 5
     assert found["baseline"] == found["candidate"] == str(path)
-    assert found["not_checked"] == [*NEVER_TOLD, "generation", "lengths: hellaswag_100, truthfulqa_mc1_100"]
+    assert found["not_checked"] == [
+        *NEVER_TOLD,
+        "generation",
+        "answer lengths: hellaswag_100 (100 of 100 items), truthfulqa_mc1_100 (100 of 100 items)",
+        "cut answers: hellaswag_100, truthfulqa_mc1_100",
+    ]
 
 
 def test_the_names_of_what_is_not_checked_are_the_gate_s(compare: Run) -> None:
@@ -134,7 +141,7 @@ def test_the_names_of_what_is_not_checked_are_the_gate_s(compare: Run) -> None:
     names = {check.name for check in hygiene(one, one, policy)}
     found = compare.json(items(scores(300)), items(scores(300)))
     unchecked = set(found["not_checked"])
-    assert unchecked == {*NEVER_TOLD, "empty answers", "generation", "lengths", "prompts"}
+    assert unchecked == {*NEVER_TOLD, *SELDOM_TOLD}
     assert {check["name"] for check in found["hygiene"]} == names - unchecked
 
 
@@ -151,7 +158,7 @@ def test_the_names_of_what_is_not_checked_are_the_gate_s(compare: Run) -> None:
         (
             items(scores(300), finish_reason="stop"),
             items(scores(300), finish_reason="length"),
-            "lengths: sums: cut at the token limit: candidate 100.0% of answers, baseline 0.0%",
+            "cut answers: sums: cut at the token limit: candidate 100.0% of answers, baseline 0.0%",
         ),
         (items(scores(300), answer="4"), items(scores(300), answer=" "), "empty answers: sums: no answer of the cand"),
         (
@@ -220,15 +227,14 @@ def test_repeats_are_averaged(compare: Run) -> None:
 
 def test_a_policy_of_one_s_own(compare: Run) -> None:
     lenient = compare.folder / "policy.yaml"
-    lenient.write_text(
-        "alpha: 0.1\nmargin_points: 20\nmargin_points_small: 20\nlarge_n: 700\nmin_items: 200\n"
-        "pooled_margin_points: 20\nmax_missing: 0.01\n"
-    )
+    values = THRESHOLDS | {"alpha": 0.1, "margin_points": 20, "margin_points_small": 20, "pooled_margin_points": 20}
+    reasons = "".join(f"  {name}: chosen for a test\n" for name in values)
+    lenient.write_text("".join(f"{name}: {value}\n" for name, value in values.items()) + f"reasons:\n{reasons}")
     assert compare(items(scores(1000)), items(scores(1000, lost=60)), "--policy", str(lenient)) == 0
     assert "80 % interval" in compare.out
-    lenient.write_text(lenient.read_text().replace("large_n", "larg_n"))
+    lenient.write_text(lenient.read_text().replace("large_n: 700", "larg_n: 700"))
     assert compare(items(scores(10)), items(scores(10)), "--policy", str(lenient)) == 11
-    assert "policy.yaml:4: larg_n: unknown key; did you mean `large_n`?" in compare.err
+    assert "policy.yaml:5: larg_n: unknown key; did you mean `large_n`?" in compare.err
 
 
 def test_a_folder_of_sample_logs(compare: Run) -> None:
@@ -244,7 +250,7 @@ def test_a_folder_of_sample_logs(compare: Run) -> None:
     }
     assert found["not_checked"] == [
         "task (beyond filter and metric)" if name == "task" else name for name in NEVER_TOLD
-    ] + ["lengths"]
+    ] + ["answer lengths", "cut answers", "extraction"]
 
 
 def test_log_likelihood_samples(compare: Run) -> None:

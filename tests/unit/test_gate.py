@@ -2,113 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.gate import decide, hygiene
-from flagrelease.matrix import Override, Policy
-from flagrelease.records import BenchmarkRun, Evaluation, GateResult, Item, Provenance, Stack, Verdict
-
-POLICY = Policy(
-    alpha=0.05,
-    margin_points=2.0,
-    margin_points_small=3.0,
-    large_n=700,
-    min_items=200,
-    pooled_margin_points=1.0,
-    max_missing=0.01,
-    suites={"lenient": Override(pooled_margin_points=5.0, reason="shows that a suite has its own margin")},
+from evaluation.catalogue import Benchmark
+from evaluation.gate import decide
+from evaluation.hygiene import hygiene
+from flagrelease.records import Evaluation, GateResult, Verdict
+from tests.unit.gate_data import (
+    changed,
+    evaluation,
+    half_right,
+    item,
+    provenance,
+    repeated,
+    replaced,
+    run,
+    sha,
+    with_items,
+    with_provenance,
+    with_run,
 )
+from tests.unit.policies import policy
 
-
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def provenance(**changes: Any) -> Provenance:
-    values: dict[str, Any] = {
-        "model": "qwen3",
-        "chip": "metax",
-        "stack": Stack.FLAGOS,
-        "engine": "vllm",
-        "engine_version": "1",
-        "engine_settings": {},
-        "weights_sha256": sha("weights"),
-        "chat_template_sha256": sha("template"),
-        "harness": "lm_eval",
-        "harness_version": "0.4.13",
-        "platform": "test",
-        "code_version": "1",
-        "created": "2026-01-01T00:00:00Z",
-    }
-    return Provenance(**(values | changes))
-
-
-def item(benchmark: str, number: int, score: float, repeat: int = 0, **changes: Any) -> Item:
-    name = f"{benchmark}/{number}"
-    values: dict[str, Any] = {"prompt": sha(f"prompt {name}"), "answer": "A", "extracted": "A", "finish_reason": "stop"}
-    return Item(benchmark=benchmark, item=sha(name), repeat=repeat, score=score, **(values | changes))
-
-
-def run(benchmark: str, items: int, **changes: Any) -> BenchmarkRun:
-    values: dict[str, Any] = {
-        "dataset_sha256": sha(f"data {benchmark}"),
-        "task_sha256": sha(f"task {benchmark}"),
-        "few_shot": 5,
-        "generation": {"temperature": 0.0, "max_gen_toks": 256},
-        "api": "chat",
-    }
-    return BenchmarkRun(benchmark=benchmark, items=items, **(values | changes))
-
-
-def evaluation(**scores: Sequence[float]) -> Evaluation:
-    """An evaluation with the given score of each item of each benchmark."""
-    return Evaluation(
-        provenance=provenance(),
-        benchmarks=[run(benchmark, len(values)) for benchmark, values in scores.items()],
-        items=[item(benchmark, i, score) for benchmark, values in scores.items() for i, score in enumerate(values)],
-    )
-
-
-def changed(n: int, lost: int, won: int) -> list[float]:
-    """Scores of n items that `half_right(n)` gets right by turns, with so many lost and won."""
-    scores = half_right(n)
-    scores[: 2 * lost : 2] = [0.0] * lost
-    scores[1 : 2 * won + 1 : 2] = [1.0] * won
-    return scores
-
-
-def half_right(n: int) -> list[float]:
-    return [1.0, 0.0] * (n // 2)
+POLICY = policy()
+MMLU = Benchmark(key="mmlu", display="MMLU", description="questions", harness="lm_eval", source="a test")
 
 
 def gate(candidate: Evaluation, baseline: Evaluation, **options: Any) -> GateResult:
-    arguments: dict[str, Any] = {"baseline_id": "base", "policy": POLICY, "suite": "text", "displays": {"mmlu": "MMLU"}}
+    arguments: dict[str, Any] = {"baseline_id": "base", "policy": POLICY, "benchmarks": {"mmlu": MMLU}}
     return decide(candidate, baseline, **(arguments | options))
-
-
-def replaced(whole: Evaluation, index: int, **changes: Any) -> Evaluation:
-    items = list(whole.items)
-    items[index] = items[index].model_copy(update=changes)
-    return whole.model_copy(update={"items": items})
-
-
-def with_run(whole: Evaluation, **changes: Any) -> Evaluation:
-    return whole.model_copy(update={"benchmarks": [b.model_copy(update=changes) for b in whole.benchmarks]})
-
-
-def with_items(whole: Evaluation, **changes: Any) -> Evaluation:
-    return whole.model_copy(update={"items": [i.model_copy(update=changes) for i in whole.items]})
-
-
-def with_provenance(whole: Evaluation, **changes: Any) -> Evaluation:
-    return whole.model_copy(update={"provenance": whole.provenance.model_copy(update=changes)})
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -208,7 +136,11 @@ def test_a_small_loss_everywhere_is_not_consistent() -> None:
     assert result.pooled is not None
     assert not result.pooled.non_inferior
     assert result.verdict is Verdict.INCONCLUSIVE
-    lenient = gate(evaluation(**dict.fromkeys(names, changed(2000, lost=36, won=16))), base, suite="lenient")
+    lenient = gate(
+        evaluation(**dict.fromkeys(names, changed(2000, lost=36, won=16))),
+        base,
+        policy=policy(pooled_margin_points=5.0),
+    )
     assert lenient.verdict is Verdict.CONSISTENT
     assert lenient.pooled is not None
     assert lenient.pooled.margin_points == 5.0
@@ -219,14 +151,7 @@ def test_only_a_shown_gain_is_different(lost: int, won: int, different: bool) ->
     base = evaluation(mmlu=half_right(1000))
     result = gate(evaluation(mmlu=changed(1000, lost=lost, won=won)), base)
     assert result.benchmarks[0].different is different
-    assert any("gain beyond the margin" in reason for reason in result.reasons) is different
-
-
-def repeated(scores: Sequence[Sequence[float]]) -> Evaluation:
-    """An evaluation of one benchmark with several scores an item."""
-    items = [item("live", n, s, k) for n, row in enumerate(scores) for k, s in enumerate(row)]
-    live = run("live", len(scores), repeats=len(scores[0]))
-    return Evaluation(provenance=provenance(), benchmarks=[live], items=items)
+    assert any("gain beyond the margin" in warning for warning in result.warnings) is different
 
 
 def test_graded_scores_and_repeats_are_averaged_per_item() -> None:
@@ -285,8 +210,13 @@ DIFFERENCES: dict[str, tuple[Callable[[Evaluation], Evaluation], str, str]] = {
     "api": (lambda e: with_run(e, api="completions"), "api", "candidate completions, baseline chat"),
     "template": (lambda e: with_provenance(e, chat_template_sha256=sha("x")), "chat template", sha("x")[:12]),
     "weights": (lambda e: with_provenance(e, weights_sha256=sha("x")), "weights", sha("x")[:12]),
-    "harness": (lambda e: with_provenance(e, harness="other"), "harness", "candidate other, baseline lm_eval"),
-    "harness version": (lambda e: with_provenance(e, harness_version="0.5"), "harness version", "0.5"),
+    "tokenizer": (lambda e: with_provenance(e, tokenizer_sha256=sha("x")), "tokenizer", sha("x")[:12]),
+    "harness": (lambda e: with_run(e, harness="other"), "harness", "candidate other, baseline lm_eval"),
+    "harness version": (
+        lambda e: with_provenance(e, harnesses={"lm_eval": "0.5"}),
+        "harness version",
+        "candidate 0.5, baseline 0.4.13",
+    ),
     "extra item": (
         lambda e: e.model_copy(update={"items": [*e.items, item("mmlu", 999, 1.0)]}),
         "unknown items",
@@ -304,7 +234,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Evaluation], Evaluation], str, str]] = {
     ),
     "undeclared repeat": (lambda e: replaced(e, 0, repeat=1), "answer counts", "beyond its 1 repeats"),
     "all empty": (lambda e: with_items(e, answer=" "), "empty answers", "candidate"),
-    "cut answers": (lambda e: with_items(e, finish_reason="length"), "lengths", "candidate 100.0% of answers"),
+    "cut answers": (lambda e: with_items(e, finish_reason="length"), "cut answers", "candidate 100.0% of answers"),
     "unlisted benchmark": (
         lambda e: e.model_copy(update={"items": [*e.items, item("arc", 0, 1.0)]}),
         "benchmarks",
@@ -336,10 +266,14 @@ def test_a_difference_in_hygiene_is_invalid_and_named(difference: str) -> None:
     assert result.pooled is None
 
 
-@pytest.mark.parametrize("field", ["weights_sha256", "chat_template_sha256", "harness", "harness_version"])
-def test_two_unknowns_are_not_the_same(field: str) -> None:
-    unknown = with_provenance(BASE, **{field: ""})
-    assert gate(unknown, unknown).verdict is Verdict.INVALID
+@pytest.mark.parametrize(
+    "unknown",
+    [{"weights_sha256": ""}, {"chat_template_sha256": ""}, {"tokenizer_sha256": ""}, {"harnesses": {}}],
+    ids=lambda unknown: next(iter(unknown)),
+)
+def test_two_unknowns_are_not_the_same(unknown: dict[str, Any]) -> None:
+    nobody_knows = with_provenance(BASE, **unknown)
+    assert gate(nobody_knows, nobody_knows).verdict is Verdict.INVALID
 
 
 def test_a_data_set_that_the_harness_fetches_itself_has_no_hash() -> None:
@@ -390,7 +324,7 @@ def test_a_benchmark_not_run_must_be_named() -> None:
     named = gate(candidate, base, not_run={"gpqa"})
     assert named.verdict is Verdict.CONSISTENT
     assert [b.benchmark for b in named.benchmarks] == ["mmlu"]
-    assert named.reasons[-1] == "not compared, as they were not run: gpqa"
+    assert named.warnings == ["not compared, as they were not run: gpqa"]
 
 
 def test_a_benchmark_that_was_run_is_compared_whatever_is_said() -> None:
@@ -428,4 +362,4 @@ def test_an_advisory_loss_is_told_though_it_decides_nothing() -> None:
     base = evaluation(large=half_right(1000), small=half_right(100))
     result = gate(evaluation(large=half_right(1000), small=changed(100, 20, 0)), base)
     assert result.verdict is Verdict.CONSISTENT
-    assert any("small decides nothing, yet note" in reason for reason in result.reasons)
+    assert any("small decides nothing, yet note" in warning for warning in result.warnings)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from evaluation.catalogue import Benchmark
 from evaluation.gate import decide
 from flagrelease import cli
 from flagrelease.loading import load_matrix
@@ -21,6 +22,7 @@ from tests.conftest import ROOT
 from tests.unit.evaluations import provenance
 
 N = 1000
+SUMS = Benchmark(key="sums", display="Sums [easy]", description="sums", harness="lm_eval", source="a test")
 BENCHMARKS = ("sums", "words")
 Changes = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -29,7 +31,14 @@ def measured(changes: Changes | None = None, **about: Any) -> Evaluation:
     """Two benchmarks of which the even items are right, with changes to some answers."""
     runs = [
         BenchmarkRun(
-            benchmark=name, dataset_sha256="d", task_sha256="t", few_shot=0, generation={}, api="chat", items=N
+            benchmark=name,
+            dataset_sha256="d",
+            task_sha256="t",
+            few_shot=0,
+            generation={},
+            api="chat",
+            harness="lm_eval",
+            items=N,
         )
         for name in BENCHMARKS
     ]
@@ -57,8 +66,7 @@ def release(store: Store, candidate: Evaluation, key: str, cell: str = "m-c") ->
         baseline,
         baseline_id="m-e-1",
         policy=load_matrix(ROOT / "matrix.yaml").policy,
-        suite="text",
-        displays={"sums": "Sums [easy]"},
+        benchmarks={"sums": SUMS},
     )
     number = store.begin_release(cell=cell, key=key, engine="e", snapshot={}, code_version="0")
     store.record_verdict(number, gate, store.add_evaluation(candidate, [], key=key, role="candidate"))

@@ -55,5 +55,5 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 
 def test_the_session_knows_nothing_of_prefect() -> None:
-    for name in ("session", "stages", "report"):
+    for name in ("session", "stages", "tiers", "report", "baselines", "baseline_report", "locks"):
         assert "prefect" not in imported(ROOT / "flows" / f"{name}.py")

@@ -170,8 +170,14 @@ def test_the_shipped_matrix_holds_its_cells_in_order(matrix: Matrix) -> None:
     cells = loading.resolve_all(matrix, loading.load_chips())
     assert [cell.id for cell in cells] == matrix.cell_ids() == ["smollm2-cpu", *CARDS]
     assert [len(suite) for suite in matrix.suites.values()] == [5, 5, 9, 10]
-    assert matrix.policy.pooled_margin("smoke") == 2.0
-    assert matrix.policy.pooled_margin("text") == 1.0
+    assert cells[0].policy.pooled_margin_points == 2.0
+    assert (
+        cells[0]
+        .overrides[0]
+        .startswith("suite smoke: pooled_margin_points 1 → 2, canary of its own, without speed (725")
+    )
+    assert cells[0].policy.speed is None
+    assert (cells[1].policy.pooled_margin_points, cells[1].overrides) == (1.0, [])
 
 
 def test_a_resolved_cell_survives_json(matrix: Matrix) -> None:
@@ -219,6 +225,8 @@ def test_a_cell_says_what_its_published_card_says(cell_id: str, matrix: Matrix) 
     assert len(cell.published.rows) == len(resolved.suite)
 
 
+THRESHOLDS = "alpha margin_points margin_points_small large_n min_items pooled_margin_points max_missing power"
+REASONS = ", ".join(f"{name}: chosen for a test" for name in (*THRESHOLDS.split(), "max_length_shift"))
 # Every line number below counts from the first line of this text.
 GOOD = """\
 version: 1
@@ -230,6 +238,9 @@ policy:
   min_items: 200
   pooled_margin_points: 1.0
   max_missing: 0.01
+  power: 0.8
+  max_length_shift: 0.1
+  reasons: {REASONS}
   suites:
     quick: {pooled_margin_points: 2.0, reason: few questions}
 suites:
@@ -252,7 +263,7 @@ cells:
     schedule:
       cron: 0 3 * * mon-fri
       timezone: Asia/Shanghai
-"""
+""".replace("REASONS", REASONS)
 SECOND_CELL = "  - {model: tiny, chip: cpu, launcher: process, engine: vllm, engines: {vllm: {}}}\n"
 
 
@@ -274,47 +285,55 @@ def test_the_matrix_that_the_others_are_broken_from_is_valid(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
-        ("port: 9010", "portt: 9010", 28, "cells.0.portt: unknown key; did you mean `port`?"),
-        ("port: 9010", "zzz: 9010", 28, "cells.0.zzz: unknown key; known are: chip, container,"),
-        ("hub: huggingface", "hubb: huggingface", 18, "models.tiny.source.hubb: unknown key; did you mean `hub`?"),
-        ("    display: Tiny\n", "", 15, "models.tiny.display: is missing"),
-        ("port: 9010", "port: 9010x", 28, "cells.0.port: expected a whole number, found the text `9010x`"),
-        ("port: 9010", "port: true", 28, "cells.0.port: expected a whole number, found `true`"),
-        ("port: 9010", "port: 0x_", 28, "cells.0.port: not a number"),
-        ("port: 9010", "port: 99999", 28, "cells.0.port: must be less than or equal to 65535, found the number 99999"),
-        ("port: 9010", "port:", 28, "cells.0.port: expected a whole number, found nothing"),
+        ("port: 9010", "portt: 9010", 31, "cells.0.portt: unknown key; did you mean `port`?"),
+        ("port: 9010", "zzz: 9010", 31, "cells.0.zzz: unknown key; known are: chip, container,"),
+        ("hub: huggingface", "hubb: huggingface", 21, "models.tiny.source.hubb: unknown key; did you mean `hub`?"),
+        ("    display: Tiny\n", "", 18, "models.tiny.display: is missing"),
+        ("port: 9010", "port: 9010x", 31, "cells.0.port: expected a whole number, found the text `9010x`"),
+        ("port: 9010", "port: true", 31, "cells.0.port: expected a whole number, found `true`"),
+        ("port: 9010", "port: 0x_", 31, "cells.0.port: not a number"),
+        ("port: 9010", "port: 99999", 31, "cells.0.port: must be less than or equal to 65535, found the number 99999"),
+        ("port: 9010", "port:", 31, "cells.0.port: expected a whole number, found nothing"),
         ("alpha: 0.05", "alpha: .nan", 3, "policy.alpha: must be a finite number, found the number nan"),
-        ("display: Tiny", "display: 3.0", 16, "expected text, found the number 3.0; put it in quotes"),
-        ("display: Tiny", "display: [Tiny]", 16, "models.tiny.display: expected text, found a list"),
-        ("quick: [addition]", "quick: addition", 13, "expected a list, found the text `addition`"),
-        ("quick: [addition]", "quick:\n   - addition\n   - Big Sums", 15, "suites.quick.1: must be only small letters"),
-        ("kind: text", "kind: txt", 17, "expected `text`, `vision` or `embodied`, found the text `txt`; did you mean"),
-        ("{llama_cpp: {", "{llamacpp: {", 27, "cells.0.engines.llamacpp: expected `llama_cpp`, `vllm` or `flag"),
-        ("reason: few questions", "reason: few", 11, "policy.suites.quick.reason: must have at least 10 characters"),
-        ("launcher: process", "launcher: container", 23, "a cell with launcher `container` needs the key `contai"),
-        ("engine: llama_cpp", "engine: vllm", 23, "cells.0: engine vllm has no settings under `engines`"),
-        ("model: tiny", "model: tny", 23, "cells.0.model: unknown model `tny`; did you mean `tiny`?"),
-        ("chip: cpu", "chip: nvidea", 24, "cells.0.chip: unknown chip `nvidea`; did you mean `nvidia`?"),
-        ("suite: quick", "suite: quik", 20, "models.tiny.suite: unknown suite `quik`; did you mean `quick`?"),
-        ("    quick: {", "    quack: {", 11, "policy.suites.quack: unknown suite; did you mean `quick`?"),
-        ("cells:\n", f"cells:\n{SECOND_CELL}", 24, "cells.1: cell `tiny-cpu` is there twice, first on line 23"),
-        ("0 3 * * mon-fri", "0 25 * * *", 30, "cells.0.schedule.cron: `0 25 * * *`: the hour `25` is not"),
-        ("0 3 * * mon-fri", "0 3 * * fri-mon", 30, "the weekday `fri-mon` is not made of 0 to 7"),
-        ("0 3 * * mon-fri", "0 3 * *", 30, "has 4 fields; cron wants five"),
-        ("0 3 * * mon-fri", "'*/0 3 * * *'", 30, "the minute `*/0` is not"),
-        ("Asia/Shanghai", "Asia/Shangai", 31, "unknown time zone `Asia/Shangai`; did you mean `Asia/Shanghai`?"),
-        ("Asia/Shanghai", "/etc/passwd", 31, "unknown time zone `/etc/passwd`"),
-        ("Asia/Shanghai", "Asia", 31, "unknown time zone `Asia`"),
-        ("port: 9010", "port: 9010\n    port: 9011", 29, "cells.0.port: this key is there twice, first on line 28"),
+        ("display: Tiny", "display: 3.0", 19, "expected text, found the number 3.0; put it in quotes"),
+        ("display: Tiny", "display: [Tiny]", 19, "models.tiny.display: expected text, found a list"),
+        ("quick: [addition]", "quick: addition", 16, "expected a list, found the text `addition`"),
+        ("quick: [addition]", "quick:\n   - addition\n   - Big Sums", 18, "suites.quick.1: must be only small letters"),
+        ("kind: text", "kind: txt", 20, "expected `text`, `vision` or `embodied`, found the text `txt`; did you mean"),
+        ("{llama_cpp: {", "{llamacpp: {", 30, "cells.0.engines.llamacpp: expected `llama_cpp`, `vllm` or `flag"),
+        ("reason: few questions", "reason: few", 14, "policy.suites.quick.reason: must have at least 10 characters"),
+        ("launcher: process", "launcher: container", 26, "a cell with launcher `container` needs the key `contai"),
+        ("engine: llama_cpp", "engine: vllm", 26, "cells.0: engine vllm has no settings under `engines`"),
+        ("model: tiny", "model: tny", 26, "cells.0.model: unknown model `tny`; did you mean `tiny`?"),
+        ("chip: cpu", "chip: nvidea", 27, "cells.0.chip: unknown chip `nvidea`; did you mean `nvidia`?"),
+        ("suite: quick", "suite: quik", 23, "models.tiny.suite: unknown suite `quik`; did you mean `quick`?"),
+        ("    quick: {", "    quack: {", 14, "policy.suites.quack: unknown suite; did you mean `quick`?"),
+        ("cells:\n", f"cells:\n{SECOND_CELL}", 27, "cells.1: cell `tiny-cpu` is there twice, first on line 26"),
+        ("0 3 * * mon-fri", "0 25 * * *", 33, "cells.0.schedule.cron: `0 25 * * *`: the hour `25` is not"),
+        ("0 3 * * mon-fri", "0 3 * * fri-mon", 33, "the weekday `fri-mon` is not made of 0 to 7"),
+        ("0 3 * * mon-fri", "0 3 * *", 33, "has 4 fields; cron wants five"),
+        ("0 3 * * mon-fri", "'*/0 3 * * *'", 33, "the minute `*/0` is not"),
+        ("Asia/Shanghai", "Asia/Shangai", 34, "unknown time zone `Asia/Shangai`; did you mean `Asia/Shanghai`?"),
+        ("Asia/Shanghai", "/etc/passwd", 34, "unknown time zone `/etc/passwd`"),
+        ("Asia/Shanghai", "Asia", 34, "unknown time zone `Asia`"),
+        ("port: 9010", "port: 9010\n    port: 9011", 32, "cells.0.port: this key is there twice, first on line 31"),
         ("version: 1", "version: 1\non: 1", 2, "on: a key must be text; put it in quotes"),
-        ("port: 9010", "\tport: 9010", 28, "found character '\\t' that cannot start any token"),
-        ("display: Tiny", "display: 'Tiny", 32, "scalar that begins on line 16: found unexpected end of stream"),
-        ("port: 9010", "port: &port 9010", 28, ": anchors (&) and aliases (*) are not allowed"),
-        ("port: 9010", "port: *port", 28, ": anchors (&) and aliases (*) are not allowed"),
-        ("port: 9010", "port: !!python/name:os.system 1", 28, "tags (!) are not allowed"),
+        ("port: 9010", "\tport: 9010", 31, "found character '\\t' that cannot start any token"),
+        ("display: Tiny", "display: 'Tiny", 35, "scalar that begins on line 19: found unexpected end of stream"),
+        ("port: 9010", "port: &port 9010", 31, ": anchors (&) and aliases (*) are not allowed"),
+        ("port: 9010", "port: *port", 31, ": anchors (&) and aliases (*) are not allowed"),
+        ("port: 9010", "port: !!python/name:os.system 1", 31, "tags (!) are not allowed"),
         ("version: 1\n", "version: 1\n---\n", 2, "but found another document"),
-        ("threads: 1", f"deep: {'[' * 40}{']' * 40}", 27, "more than 30 levels"),
-        ("Tiny", "Ti\x07ny", 16, "the character 0x07 is not allowed"),
+        ("threads: 1", f"deep: {'[' * 40}{']' * 40}", 30, "more than 30 levels"),
+        ("Tiny", "Ti\x07ny", 19, "the character 0x07 is not allowed"),
+        ("{alpha: chosen for a test, ", "{", 2, "policy: a reason is missing for alpha: say under `reasons` why it is"),
+        (
+            "quick: {pool",
+            "quick: {margin_points: -1, pool",
+            14,
+            "policy.suites.quick.margin_points: must be greater than 0",
+        ),
+        (", reason: few questions", "", 14, "policy.suites.quick.reason: is missing"),
         ("version: 1", "version: 2", 1, "version: expected 1, found the number 2"),
     ],
 )
@@ -351,7 +370,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_all_errors_come_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
     text = GOOD.replace("alpha: 0.05", "alpha: 2").replace("kind: text", "kind: txt").replace("9010", "x")
     lines = broken(tmp_path, text).message.splitlines()
-    assert [int(line.removeprefix(f"{tmp_path}/matrix.yaml:").split(":")[0]) for line in lines] == [3, 17, 28]
+    assert [int(line.removeprefix(f"{tmp_path}/matrix.yaml:").split(":")[0]) for line in lines] == [3, 20, 31]
 
 
 def test_of_many_errors_ten_are_shown(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Matrix → Prefect: one work pool a chip, one deployment a cell. A second run changes nothing."""
+"""Matrix → Prefect: a work pool and a deployment of `baseline` for each chip, one of `release` for each cell.
+
+A second run changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from flagrelease.loading import load_chips, load_matrix, resolve_all
 from flagrelease.matrix import Chip, ResolvedCell
 from flagrelease.records import digest
 from flagrelease.settings import Settings, settings
+from flows.baseline import baseline
 from flows.release import release
 
 MANAGED = "flagrelease:managed"
@@ -50,23 +54,26 @@ async def _deploy(cells: list[ResolvedCell], host: Settings, say: Say) -> None:
                 f"the Prefect server at {PREFECT_API_URL.value()} does not answer: {trouble}",
                 remedy="start it: prefect server start",
             )
-        for chip in {cell.chip.key: cell.chip for cell in cells}.values():
+        chips = {cell.chip.key: cell.chip for cell in cells}
+        for chip in chips.values():
             say(f"work pool {chip.key}: {await _ensure_pool(client, chip)}")
         there = await _managed(client)
-        for cell in cells:
-            wanted = await _deployment(cell, host)
-            found = there.pop(cell.id, None)
+        all_wanted = [await _deployment(cell, host) for cell in cells]
+        all_wanted += [await _baseline_deployment(chip, host) for chip in chips.values()]
+        for wanted in all_wanted:
+            name = f"{wanted.flow_name}/{wanted.name}"
+            found = there.pop(name, None)
             if found is not None and found.version == wanted.version:
-                say(f"release/{cell.id}: unchanged")
+                say(f"{name}: unchanged")
                 continue
             if found is not None:
                 # An operator's pause outlives an update.
                 wanted.paused = found.paused
             await wanted.aapply()
-            say(f"release/{cell.id}: {'changed' if found else 'added'}")
+            say(f"{name}: {'changed' if found else 'added'}")
         for name, left in there.items():
             await client.delete_deployment(left.id)
-            say(f"release/{name}: removed, the matrix has no such cell")
+            say(f"{name}: removed, the matrix has no such cell or chip")
 
 
 async def _ensure_pool(client: PrefectClient, chip: Chip) -> str:
@@ -94,7 +101,8 @@ async def _managed(client: PrefectClient) -> dict[str, DeploymentResponse]:
     tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[MANAGED]))
     found: dict[str, DeploymentResponse] = {}
     while page := await client.read_deployments(deployment_filter=tagged, limit=PAGE, offset=len(found)):
-        found |= {deployment.name: deployment for deployment in page}
+        # Two flows share names; the flow's is the last part of the entry point.
+        found |= {f"{(each.entrypoint or '').rpartition('.')[2]}/{each.name}": each for each in page}
     return found
 
 
@@ -111,6 +119,20 @@ async def _deployment(cell: ResolvedCell, host: Settings) -> RunnerDeployment:
     schedules = [Cron(schedule.cron, timezone=schedule.timezone, slug="matrix")] if schedule else []
     made = release.ato_deployment(
         name=cell.id, version=version, schedules=schedules, entrypoint_type=EntrypointType.MODULE_PATH, **spec
+    )
+    deployment: RunnerDeployment = await made
+    return deployment
+
+
+async def _baseline_deployment(chip: Chip, host: Settings) -> RunnerDeployment:
+    spec: dict[str, Any] = {
+        "tags": [MANAGED, f"chip:{chip.key}"],
+        "description": f"Measures a baseline on {chip.display}.",
+        "job_variables": _job_variables(host),
+        "work_pool_name": chip.key,
+    }
+    made = baseline.ato_deployment(
+        name=chip.key, version=digest(spec)[:12], entrypoint_type=EntrypointType.MODULE_PATH, **spec
     )
     deployment: RunnerDeployment = await made
     return deployment

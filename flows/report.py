@@ -32,8 +32,28 @@ def verdict_table(gate: GateResult) -> str:
     lines = [f"**{gate.verdict}** against baseline `{gate.baseline_id}`", ""]
     lines += [f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
     lines += [f"| {' | '.join(verdict_cells(row))} |" for row in gate.benchmarks]
-    lines += ["", *(f"- {reason}" for reason in gate.reasons)]
+    lines += ["", *(f"- {reason}" for reason in said(gate))]
     return "\n".join(lines)
+
+
+def said(gate: GateResult) -> list[str]:
+    """Everything that the verdict says in words: why, the other tiers, what is the cell's own, what to note."""
+    lines = list(gate.reasons)
+    if gate.canary:
+        found, bars = gate.canary.found, gate.canary.bars
+        lines.append(
+            f"canary {'passed' if gate.canary.passed else 'FAILED'}: mean |Δ log p| {found.mean_abs_logprob:.4f} "
+            f"(allowed {bars.mean_abs_logprob:.4f}), same likeliest token {found.top1_agreement:.1%} "
+            f"(at least {bars.top1_agreement:.1%}), on {found.positions} positions"
+        )
+    lines += [
+        f"speed {point.workload}: {point.ratio:.2f} times the baseline's output throughput "
+        f"({point.lower:.2f} to {point.upper:.2f}, floor {point.floor:g})"
+        for point in gate.speed
+    ]
+    lines += [f"tool calls, {call.benchmark}: {call.reason}" for call in gate.fidelity]
+    lines += [f"threshold of its own: {override}" for override in gate.overrides]
+    return [*lines, *(f"note: {warning}" for warning in gate.warnings)]
 
 
 def release_report(release: int, host: Settings) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evaluation.catalogue import Benchmark, fingerprint, load_benchmarks, missing, require_questions, select
+from evaluation.catalogue import Benchmark, fingerprint, judging, load_benchmarks, missing, require_questions, select
 from evaluation.run import HARNESSES
 from flagrelease import __version__
 from flagrelease.card.build import Snapshot
@@ -29,6 +28,7 @@ from flagrelease.records import Provenance, Stage, digest
 from flagrelease.settings import Settings, settings
 from flagrelease.store import Store
 from flagrelease.store.database import check_writable
+from flows.locks import alone
 from runtime import weights
 from runtime.engines import engine as engine_named
 from runtime.engines.interface import Engine, EngineSettings
@@ -53,6 +53,17 @@ class Job:
     def limits(self) -> EngineSettings:
         """The engine's settings, validated."""
         return self.engine.settings(self.engine_settings)
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether a benchmark is large enough to be stopped when it is decided."""
+        rule = self.cell.policy.early_stop
+        return rule is not None and any((b.items or 0) >= rule.from_items for b in self.benchmarks)
+
+    @property
+    def harnesses(self) -> list[str]:
+        """Names of the harnesses that ask."""
+        return sorted({benchmark.harness for benchmark in self.benchmarks if benchmark.harness})
 
     @property
     def target(self) -> str:
@@ -111,11 +122,21 @@ def preflight(job: Job, host: Settings) -> None:
     check_writable(host.output_path, OUTPUT_MIB, OutputError)
 
 
+def served_inputs(job: Job) -> dict[str, Any]:
+    """What decides how the model is served."""
+    return {
+        "cell": job.cell.id,
+        "stack": job.cell.cell.stack,
+        "engine": job.engine.name,
+        "engine_version": job.engine.version(),
+        "engine_settings": job.engine_settings,
+    }
+
+
 def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
     """What decides the answers of the job: weights in the form that is served, engine, harness, questions."""
-    cell, packaged = job.cell, job.cell.model.weights
+    packaged = job.cell.model.weights
     form = job.engine.weights_format(job.engine_settings)
-    harnesses = sorted({benchmark.harness or "" for benchmark in job.benchmarks})
     return {
         Stage.BUILD: {
             "weights": packaged.sha256 if packaged else None,
@@ -123,12 +144,8 @@ def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
             "converter": weights.converter_version(form),
         },
         Stage.EVALUATE: {
-            "cell": cell.id,
-            "stack": cell.cell.stack,
-            "engine": job.engine.name,
-            "engine_version": job.engine.version(),
-            "engine_settings": job.engine_settings,
-            "harnesses": {name: HARNESSES[name].version() for name in harnesses},
+            **served_inputs(job),
+            "harnesses": {name: HARNESSES[name].version() for name in job.harnesses},
             "benchmarks": [fingerprint(benchmark) for benchmark in job.benchmarks],
         },
     }
@@ -136,15 +153,19 @@ def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
 
 def make_plan(job: Job) -> Plan:
     """Inputs and keys of every stage of the job."""
-    cell = job.cell
+    cell, policy = job.cell, job.cell.policy.model_dump(mode="json")
+    served, measured, baseline = served_inputs(job), measured_inputs(job), required_baseline(cell)
+    judged = {"baseline": baseline, "policy": policy, "benchmarks": [judging(b) for b in job.benchmarks]}
+    if job.may_stop_early:
+        # Where an evaluation ends depends on what it is compared with.
+        measured[Stage.EVALUATE]["early_stop"] = judged
     return plan(
         {
-            **measured_inputs(job),
-            Stage.DECIDE: {
-                "baseline": required_baseline(cell),
-                "policy": cell.policy.model_dump(mode="json"),
-                "suite": cell.model.suite,
-            },
+            **measured,
+            Stage.CANARY: {**served, "baseline": baseline, "canary": policy["canary"]},
+            Stage.ESCALATE: judged,
+            Stage.SPEED: {**served, "speed": policy["speed"]},
+            Stage.DECIDE: judged,
             Stage.CARD: {"template": template_sha256(), "facts": digest(cell.model_dump(mode="json"))},
             Stage.PUBLISH: {"publisher": FolderPublisher.name, "target": job.target},
         }
@@ -163,9 +184,10 @@ def required_baseline(cell: ResolvedCell) -> str:
     return baseline
 
 
-def provenance(job: Job, *, weights_sha256: str, chat_template_sha256: str, created: str) -> Provenance:
+def provenance(
+    job: Job, *, weights_sha256: str, chat_template_sha256: str, tokenizer_sha256: str, created: str
+) -> Provenance:
     """Where an evaluation of this job comes from."""
-    harness = HARNESSES[job.benchmarks[0].harness or ""]
     return Provenance(
         model=job.cell.cell.model,
         chip=job.cell.cell.chip,
@@ -175,8 +197,8 @@ def provenance(job: Job, *, weights_sha256: str, chat_template_sha256: str, crea
         engine_settings=job.engine_settings,
         weights_sha256=weights_sha256,
         chat_template_sha256=chat_template_sha256,
-        harness=harness.name,
-        harness_version=harness.version(),
+        tokenizer_sha256=tokenizer_sha256,
+        harnesses={name: HARNESSES[name].version() for name in job.harnesses},
         platform=f"{_processor()}, {platform.system()} {platform.release()}",
         code_version=__version__,
         created=created,
@@ -243,7 +265,10 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
     """Begin or resume the release of the job; an exception inside is recorded as its failure."""
     host = settings()
     the_plan = make_plan(job)
-    with _alone(job, host), closing(open_store(host)) as store:
+    with (
+        alone(host.work_path / "locks" / f"{job.cell.id}.lock", f"releasing {job.cell.id}"),
+        closing(open_store(host)) as store,
+    ):
         snapshot = Snapshot(
             cell=job.cell,
             engine=job.engine.name,
@@ -273,22 +298,6 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
             store.finish_release(release, "interrupted" if interrupted else "failed", str(error) or None)
             raise
         store.finish_release(release, "completed")
-
-
-@contextmanager
-def _alone(job: Job, host: Settings) -> Iterator[None]:
-    """Within the block no other process of this host releases the cell; the lock ends with the process."""
-    path = host.work_path / "locks" / f"{job.cell.id}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PreflightError(
-                f"another process on this host is releasing {job.cell.id}",
-                remedy="wait for it to end; then the same command goes on from what it finished",
-            ) from error
-        yield
 
 
 def finished_release(job: Job, host: Settings) -> int | None:

@@ -7,10 +7,10 @@ import signal
 import sys
 from typing import Any
 
-from evaluation.harness import lm_eval_models
+from evaluation import canary, journal
 from flagrelease import cli
 from flagrelease.publish import folder
-from flows import stages
+from flows import serving, stages
 from runtime.launch import process
 
 KEPT_ANSWERS = 120
@@ -21,14 +21,14 @@ def die(*_: object, **__: object) -> Any:
 
 
 def die_after_answers() -> None:
-    add = lm_eval_models.Journal.add_partial
+    add = journal.Journal.add
 
-    def add_and_die(self: lm_eval_models.Journal, *arguments: Any) -> None:
+    def add_and_die(self: journal.Journal, *arguments: Any) -> None:
         add(self, *arguments)
         if len(self.answers) == KEPT_ANSWERS:
             die()
 
-    setattr(lm_eval_models.Journal, "add_partial", add_and_die)  # noqa: B010 - a patch, not an attribute of ours
+    setattr(journal.Journal, "add", add_and_die)  # noqa: B010 - a patch, not an attribute of ours
 
 
 def main() -> None:
@@ -37,8 +37,9 @@ def main() -> None:
         die_after_answers()
     else:
         where, name = {
-            "build": (stages, "model_path"),
+            "build": (serving, "model_path"),
             "serve": (process, "_answers"),
+            "canary": (canary, "read"),
             "decide": (stages, "decide_by_gate"),
             "card": (stages, "render"),
             "publish": (folder, "_swap"),

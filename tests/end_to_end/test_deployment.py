@@ -69,7 +69,7 @@ def test_a_second_deploy_changes_nothing(prefect: tuple[Path, dict[str, str]]) -
     again = flagrelease("deploy", env=env)
     assert again.returncode == 0
     said = again.stdout.splitlines()
-    assert len(said) == 9  # three pools, six cells
+    assert len(said) == 12  # three pools, six cells, a baseline in each pool
     assert all(line.endswith(": unchanged") for line in said)
 
 

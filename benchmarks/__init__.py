@@ -1,0 +1,1 @@
+"""Measurements: of the gate's error rates, and of what takes time."""

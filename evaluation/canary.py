@@ -202,8 +202,8 @@ def judge(
     if have.top1_agreement < allowed.top1_agreement:
         why = _why(1 - floor.top1_agreement, 1 - allowed.top1_agreement, policy)
         reasons.append(
-            f"the likeliest token is the same at {have.top1_agreement:.1%} of the tokens, "
-            f"wanted {allowed.top1_agreement:.1%} ({why})"
+            f"the likeliest token is the same at {have.top1_agreement:.2%} of the tokens, "
+            f"wanted {allowed.top1_agreement:.2%} ({why})"
         )
     if have.kl > allowed.kl:
         reasons.append(

@@ -114,8 +114,8 @@ class _StopRule:
             for benchmark in benchmarks
             if benchmark.role == "gated" and len(self.baseline[benchmark.key]) >= policy.min_items
         ]
-        # The mean over the gated benchmarks has to be resolved as well.
-        self._largest_error = pooled_standard_error_limit(
+        # The pooled mean has to be resolved as well, and benchmarks that stop at a look are the lucky ones.
+        self._largest_error = 0.5 * pooled_standard_error_limit(
             policy.pooled_margin_points / 100, max(1, len(gated)), policy.alpha, policy.power
         )
 

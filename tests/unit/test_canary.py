@@ -181,7 +181,7 @@ def test_the_judge_says_in_words_what_is_wrong_and_where() -> None:
         "(2 × the baseline's distance from itself)"
     )
     assert same.startswith(
-        f"the likeliest token is the same at {result.found.top1_agreement:.1%} of the tokens, wanted"
+        f"the likeliest token is the same at {result.found.top1_agreement:.2%} of the tokens, wanted"
     )
     assert divergence.startswith(f"KL divergence {result.found.kl:.2g} nats, allowed 0.002 ")
 

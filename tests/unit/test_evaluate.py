@@ -125,7 +125,7 @@ def test_each_benchmark_has_a_journal_of_its_own(asking: Callable[..., Any]) -> 
 
 
 def test_an_equal_system_is_asked_only_a_part(asking: Callable[..., Any]) -> None:
-    stop = EarlyStopping(policy(early_stop=RULE), items(EQUAL))
+    stop = EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), items(EQUAL))
     found, harness, said, progress = asking(EQUAL, requests=4, stop=stop)
     run = found.benchmarks[0]
     assert run.items == sum(map(len, harness.asked)) < 600
@@ -141,12 +141,12 @@ def test_an_equal_system_is_asked_only_a_part(asking: Callable[..., Any]) -> Non
 
 
 def test_the_order_is_always_the_same(asking: Callable[..., Any]) -> None:
-    stop = EarlyStopping(policy(early_stop=RULE), items(EQUAL))
+    stop = EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), items(EQUAL))
     assert asking(EQUAL, stop=stop)[1].asked == asking(dict(reversed(EQUAL.items())), stop=stop)[1].asked
 
 
 def test_the_own_margin_of_a_benchmark_is_what_has_to_be_excluded(asking: Callable[..., Any]) -> None:
-    stop = EarlyStopping(policy(early_stop=RULE), items(EQUAL))
+    stop = EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), items(EQUAL))
     wide = benchmark(margin_points=5.0, margin_reason="chosen for a test")
     _, _, said, _ = asking(EQUAL, stop=stop, benchmarks=[wide])
     assert said[-1].endswith("a loss of 5 points is excluded")
@@ -156,14 +156,18 @@ def test_the_mean_over_the_benchmarks_has_to_be_resolved_too(asking: Callable[..
     """With several gated benchmarks each may be less exact, as their errors average out."""
     several = [benchmark(key=key) for key in ("last_word", "b", "c", "d")]
     answers = [item.model_copy(update={"benchmark": each.key}) for each in several for item in items(EQUAL)]
-    stop = EarlyStopping(policy(early_stop=RULE), answers)
-    alone = asking(EQUAL, stop=EarlyStopping(policy(early_stop=RULE), items(EQUAL)))[0].benchmarks[0].items
+    stop = EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), answers)
+    alone = (
+        asking(EQUAL, stop=EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), items(EQUAL)))[0]
+        .benchmarks[0]
+        .items
+    )
     together = asking(EQUAL, stop=stop, benchmarks=several)[0].benchmarks[0].items
     assert together < alone
 
 
 def test_a_lost_benchmark_is_stopped_at_the_first_look(asking: Callable[..., Any]) -> None:
-    stop = EarlyStopping(policy(early_stop=RULE), items(EQUAL))
+    stop = EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), items(EQUAL))
     found, _, said, _ = asking(dict.fromkeys(EQUAL, 0.4), stop=stop)
     assert found.benchmarks[0].items == 100
     assert said[-1].endswith("a loss is shown, of 60.0 points so far")
@@ -172,7 +176,7 @@ def test_a_lost_benchmark_is_stopped_at_the_first_look(asking: Callable[..., Any
 def test_repeats_are_averaged_on_both_sides(asking: Callable[..., Any]) -> None:
     """A baseline that is right in one of two repeats is as good as a candidate that always scores one half."""
     half = items(EQUAL) + [item.model_copy(update={"repeat": 1, "score": 0.0}) for item in items(EQUAL)]
-    stop = EarlyStopping(policy(early_stop=RULE), half)
+    stop = EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), half)
     found, _, said, _ = asking(dict.fromkeys(EQUAL, 0.5), stop=stop)
     assert "a loss of 2 points is excluded" in said[-1]
     assert found.benchmarks[0].stopped_of == 1000
@@ -180,16 +184,18 @@ def test_repeats_are_averaged_on_both_sides(asking: Callable[..., Any]) -> None:
 
 def test_items_that_share_a_passage_count_as_one(asking: Callable[..., Any]) -> None:
     shared = [item.model_copy(update={"cluster": str(int(item.item) % 10)}) for item in items(EQUAL)]
-    found, *_ = asking(EQUAL, stop=EarlyStopping(policy(early_stop=RULE), shared))
+    found, *_ = asking(EQUAL, stop=EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), shared))
     assert found.benchmarks[0].stopped_of is None
 
 
 @pytest.mark.parametrize(
     "stop",
     [
-        EarlyStopping(policy(early_stop=RULE), []),
-        EarlyStopping(policy(early_stop=RULE), items(EQUAL)[1:]),
-        EarlyStopping(policy(early_stop=RULE.model_copy(update={"from_items": 1001})), items(EQUAL)),
+        EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), []),
+        EarlyStopping(policy(pooled_margin_points=2.0, early_stop=RULE), items(EQUAL)[1:]),
+        EarlyStopping(
+            policy(pooled_margin_points=2.0, early_stop=RULE.model_copy(update={"from_items": 1001})), items(EQUAL)
+        ),
         EarlyStopping(policy(), items(EQUAL)),
         None,
     ],

@@ -53,7 +53,7 @@ test: $(VENV)/.dev ## Run all tests that this machine has the parts for
 	@$(BIN)/pytest --numprocesses 2 --dist loadscope
 
 test-fast: $(VENV)/.dev ## Run the tests without servers, engines and databases (under a minute)
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest --numprocesses 2 tests/unit
 
 lint: $(VENV)/.dev ## Check style and types
 	@$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from evaluation import accuracy, escalation, fidelity, statistics, totals
 from evaluation.catalogue import Benchmark
-from evaluation.hygiene import LOOKS_UNLIKE, hygiene
+from evaluation.hygiene import LOOKS_UNLIKE, hygiene, same_model
 from evaluation.sides import Pair, pairs
 from flagrelease.policy import Policy
 from flagrelease.records import (
@@ -47,11 +47,11 @@ def decide(
 ) -> GateResult:
     """The verdict on a cell with its derivation.
 
-    The first rule that applies decides. `canary`: a failed one is REGRESSED, and no benchmark was asked. `hygiene`: a
-    failed check is INVALID, unless it only says that the answers look unlike the baseline's and a loss is shown.
-    `benchmark`: REGRESSED where a gated benchmark is. `fidelity`, `speed`: REGRESSED where tool calls or throughput
-    fall below what is allowed. Then `pooled`: CONSISTENT where the pooled mean is non-inferior and no throughput is in
-    doubt. Else `undecided`: INCONCLUSIVE, with what would decide.
+    The first rule that applies decides. `canary`: a failed one is REGRESSED, and no benchmark was asked (INVALID where
+    it was of another model). `hygiene`: a failed check is INVALID, unless it only says that the answers look unlike the
+    baseline's and a loss is shown. `benchmark`: REGRESSED where a gated benchmark is. `fidelity`, `speed`: REGRESSED
+    where tool calls or throughput fall below what is allowed. Then `pooled`: CONSISTENT where the pooled mean is
+    non-inferior and no throughput is in doubt. Else `undecided`: INCONCLUSIVE, with what would decide.
 
     A benchmark is flagged `different` if the upper bound exceeds the margin and the lower bound exceeds 0: without the
     second condition every interval that is wide for want of items would be flagged as a gain. `notes` are warnings of
@@ -59,13 +59,15 @@ def decide(
     """
     given = {"baseline_id": baseline_id, "overrides": list(overrides), "canary": canary, "speed": list(speed)}
     if canary is not None and not canary.passed:
+        checks = same_model(candidate, baseline)
+        other = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
         return GateResult(
-            verdict=Verdict.REGRESSED,
-            rule="canary",
-            hygiene=[],
+            verdict=Verdict.INVALID if other else Verdict.REGRESSED,
+            rule="hygiene" if other else "canary",
+            hygiene=checks,
             benchmarks=[],
             pooled=None,
-            reasons=["the canary failed, so no benchmark was asked", *canary.reasons],
+            reasons=[*other, "the canary failed, so no benchmark was asked", *canary.reasons],
             warnings=list(notes),
             **given,
         )

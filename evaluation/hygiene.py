@@ -8,7 +8,7 @@ model fails it as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -40,13 +40,8 @@ def hygiene(
 
     `not_run`: benchmarks left out knowingly. `shared`: their `pairs`, where the caller has use for them as well.
     """
-    checks = (*_PROVENANCE, "benchmarks", "harness version", *_SETTINGS, *_ANSWERS, *LOOKS_UNLIKE)
+    checks = ("benchmarks", "harness version", *_SETTINGS, *_ANSWERS, *LOOKS_UNLIKE)
     problems: dict[str, list[str]] = {name: [] for name in checks}
-    for field in _PROVENANCE:
-        known, other = getattr(candidate.provenance, field), getattr(baseline.provenance, field)
-        # Two unknowns are not the same thing.
-        if not known or known != other:
-            problems[field].append(differ(known, other) or "unknown in both")
     problems["benchmarks"] += _listing_problems(candidate, baseline, not_run)
     shared = pairs(candidate, baseline) if shared is None else shared
     for harness in sorted({pair.baseline.run.harness for pair in shared}):
@@ -60,6 +55,21 @@ def hygiene(
         for check, problem in (*settings, *_answer_problems(pair, policy), *_length_problems(pair, policy)):
             problems[check] += [f"{pair.benchmark}: {problem}"] if problem is not None else []
     problems["extraction"] += _extraction_problems(shared, policy)
+    return [*same_model(candidate, baseline), *_checks(problems)]
+
+
+def same_model(candidate: Evaluation, baseline: Evaluation) -> list[HygieneCheck]:
+    """The checks that need no answer: the same weights, chat template and tokenizer."""
+    problems: dict[str, list[str]] = {name: [] for name in _PROVENANCE}
+    for field in _PROVENANCE:
+        known, other = getattr(candidate.provenance, field), getattr(baseline.provenance, field)
+        # Two unknowns are not the same thing.
+        if not known or known != other:
+            problems[field].append(differ(known, other) or "unknown in both")
+    return _checks(problems)
+
+
+def _checks(problems: Mapping[str, Sequence[str]]) -> list[HygieneCheck]:
     named = [(check.removesuffix("_sha256").replace("_", " "), found) for check, found in problems.items()]
     return [HygieneCheck(name=name, passed=not p, detail="; ".join(p) or "in order") for name, p in named]
 

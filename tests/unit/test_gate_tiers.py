@@ -21,7 +21,7 @@ from flagrelease.records import (
     SpeedVerdict,
     Verdict,
 )
-from tests.unit.gate_data import changed, evaluation, half_right, repeated, run, with_items, with_run
+from tests.unit.gate_data import changed, evaluation, half_right, repeated, run, with_items, with_provenance, with_run
 from tests.unit.policies import policy
 
 ESCALATION = Escalation(max_repeats=8, budget_minutes=10, reason="chosen for a test")
@@ -55,6 +55,8 @@ def test_a_failed_canary_decides_before_any_benchmark() -> None:
     assert (result.verdict, result.rule) == (Verdict.REGRESSED, "canary")
     assert "top-1 agreement 41 %" in result.reasons
     assert result.canary == canary
+    another = with_provenance(nothing, weights_sha256="f" * 64)
+    assert (gate(another, canary=canary).verdict, gate(another, canary=canary).rule) == (Verdict.INVALID, "hygiene")
     assert gate(BASE, canary=canary.model_copy(update={"passed": True})).verdict is Verdict.CONSISTENT
 
 

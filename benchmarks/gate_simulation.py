@@ -138,7 +138,8 @@ def stopped_after(ours: Floats, theirs: Floats, benchmark: Benchmark, policy: Po
         return n
     d = np.round(ours.mean(axis=1) - theirs.mean(axis=1), 12)
     margin = accuracy.margin_points(n, policy, benchmark) / 100
-    for look in looks(n, rule.looks)[:-1]:
+    # Stopped with fewer items than decide, a benchmark would take no part in the verdict, however much it lost.
+    for look in (size for size in looks(n, rule.looks)[:-1] if size >= policy.min_items):
         if stop_at_look(d[:look], margin=margin, interim_z=rule.z, max_standard_error=limit, alpha=policy.alpha):
             return look
     return n

@@ -12,7 +12,7 @@ import scipy
 
 from evaluation import statistics
 from evaluation.catalogue import Benchmark
-from evaluation.floors import discordance_within, excess_p_value
+from evaluation.floors import excess_p_value
 from evaluation.sides import Pair
 from evaluation.totals import difference_from_summary
 from flagrelease.policy import Policy
@@ -95,6 +95,7 @@ def from_scores(
         stopped_of=stopped_of,
         floor=rate,
         excess_p=excess,
+        flips=flips,
     )
 
 
@@ -129,6 +130,7 @@ def _row(
     stopped_of: int | None = None,
     floor: float | None = None,
     excess_p: float | None = None,
+    flips: int = 0,
 ) -> BenchmarkVerdict:
     points = margin_points(stopped_of or found.n, policy, benchmark)
     row = BenchmarkVerdict(
@@ -156,6 +158,7 @@ def _row(
         resolution=0,
         floor=floor,
         excess_p=excess_p,
+        flips=flips,
         reason="not judged, as the two runs are not comparable",
     )
     needed = statistics.required_items(discordance(row), points / 100, policy.alpha, policy.power)
@@ -174,7 +177,7 @@ def _excess(
         return floor.flips / floor.n, excess_p_value(flips, n, floor.flips, floor.n)
     if baseline.shape[1] > 1:
         changed = int((baseline[:, 0] != baseline[:, 1]).sum())
-        return discordance_within(baseline), excess_p_value(flips, n, changed, n)
+        return changed / n, excess_p_value(flips, n, changed, n)
     return None, None
 
 

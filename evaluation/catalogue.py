@@ -165,8 +165,9 @@ def require_questions(benchmark: Benchmark) -> None:
 
 
 # What of a benchmark decides nothing that is asked: what is said of it, and how answers are judged.
-_SAID = {"display", "description", "aliases", "other_harnesses", "source", "discordance", "discordance_source"}
-_JUDGED = {"role", "margin_points", "margin_reason"}
+_FACTS = {"discordance", "discordance_source", "margin_reason"}
+_SAID = {"display", "description", "aliases", "other_harnesses", "source"} | _FACTS
+_JUDGED = {"role", "margin_points"}
 
 
 def fingerprint(benchmark: Benchmark) -> dict[str, str]:

@@ -82,6 +82,8 @@ def needs(rows: Sequence[BenchmarkVerdict], splits: Mapping[str, Noise], policy:
         worst = max(left, key=lambda name: squares()[name])
         repeats[worst] += 1
         wanted[worst] = repeats[worst]
+    # Where repeats decide the pooled mean, they decide the cell: what they cannot do for one benchmark does not matter.
+    wanted = {name: count for name, count in wanted.items() if count is not None} or wanted
     return [
         Need(benchmark=name, repeats=count, items=_items(gated[name], excess, policy))
         for name, count in sorted(wanted.items(), key=lambda pair: gated[pair[0]].resolution)

@@ -81,9 +81,9 @@ def decide(
     pooled, needs, reasons = None, [], [f"{check.name}: {check.detail}" for check in failed]
     if all(check.name in LOOKS_UNLIKE for check in failed):
         cell = accuracy.judge(found, policy)
-        if not failed or cell.verdict is Verdict.REGRESSED:
-            verdict, rule, found, pooled, why = cell
-            verdict, rule, why = _other_tiers(verdict, rule, why, calls, speed)
+        judged = _other_tiers(cell, calls, speed)
+        if not failed or judged[0] is Verdict.REGRESSED:
+            (verdict, rule, why), found, pooled = judged, cell.benchmarks, cell.pooled
             reasons = [*why, *reasons]
     if rule == "undecided":
         by_name = {pair.benchmark: pair for pair in shared}
@@ -107,9 +107,10 @@ def decide(
 
 
 def _other_tiers(
-    verdict: Verdict, rule: str, why: list[str], calls: Sequence[FidelityVerdict], speed: Sequence[SpeedVerdict]
+    cell: accuracy.Cell, calls: Sequence[FidelityVerdict], speed: Sequence[SpeedVerdict]
 ) -> tuple[Verdict, str, list[str]]:
-    """What tool calls and speed make of the verdict on accuracy."""
+    """Verdict, rule and reasons: what tool calls and speed make of the verdict on accuracy."""
+    verdict, rule, why = cell.verdict, cell.rule, cell.reasons
     if verdict is Verdict.REGRESSED:
         return verdict, rule, why
     if unfaithful := [f"{call.benchmark}: {call.reason}" for call in calls if not call.passed]:
@@ -119,7 +120,7 @@ def _other_tiers(
     doubtful = [_speed(point) for point in speed if not point.passed]
     if doubtful and verdict is Verdict.CONSISTENT:
         return Verdict.INCONCLUSIVE, "speed", [*doubtful, *why]
-    return verdict, rule, why
+    return verdict, rule, [*why, *doubtful]
 
 
 def _speed(point: SpeedVerdict) -> str:
@@ -170,7 +171,7 @@ def _warnings(found: Sequence[BenchmarkVerdict], speed: Sequence[SpeedVerdict], 
     if known:
         adjusted = statistics.holm([p for _, p in known])
         said += [
-            f"{b.display}: {b.lost + b.won} of {b.n} answers changed, more than the baseline changes against itself "
+            f"{b.display}: {b.flips} of {b.n} answers changed, more than the baseline changes against itself "
             f"({b.floor:.1%}, p = {p:.2g})"
             for (b, _), p in zip(known, adjusted, strict=True)
             if p < policy.alpha
@@ -192,6 +193,7 @@ def decide_unpaired(
     policy: Policy,
     benchmarks: Mapping[str, Benchmark],
     overrides: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> GateResult:
     """The verdict against published scores without items: REGRESSED or INCONCLUSIVE, never CONSISTENT.
 
@@ -214,7 +216,9 @@ def decide_unpaired(
     cell = accuracy.judge(rows, policy)
     because = f"the baseline is published scores without items ({baseline.source}): unpaired, so never CONSISTENT"
     judged = [
-        row.model_copy(update={"verdict": Verdict.INCONCLUSIVE}) if row.verdict is Verdict.CONSISTENT else row
+        row.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": f"{row.reason}, by totals alone"})
+        if row.verdict is Verdict.CONSISTENT
+        else row
         for row in cell.benchmarks
     ]
     regressed = cell.verdict is Verdict.REGRESSED
@@ -229,5 +233,9 @@ def decide_unpaired(
         benchmarks=judged,
         pooled=cell.pooled,
         reasons=[because, *cell.reasons],
-        warnings=[f"not compared, items or scores are not known: {', '.join(unknown)}"] if unknown else [],
+        warnings=[
+            *_warnings(judged, (), policy),
+            *([f"not compared, items or scores are not known: {', '.join(unknown)}"] if unknown else []),
+            *notes,
+        ],
     )

@@ -205,7 +205,11 @@ def _extraction_problems(shared: Sequence[Pair], policy: Policy) -> Iterator[str
     """
     counted = []
     for pair in shared:
-        found, found_before = pair.candidate.columns.extracted, pair.baseline.columns.extracted
+        # One repeat each: repeats of a greedy answer are no more evidence than the first.
+        found, found_before = (
+            [text for text, repeat in zip(side.columns.extracted, side.columns.repeat, strict=True) if repeat == 0]
+            for side in (pair.candidate, pair.baseline)
+        )
         failed, failed_before = found.count(""), found_before.count("")
         # Where nothing is ever extracted (log-likelihoods) there is nothing to fail.
         if found and found_before and failed + failed_before < len(found) + len(found_before):

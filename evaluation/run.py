@@ -112,7 +112,9 @@ class _StopRule:
         gated = [
             benchmark
             for benchmark in benchmarks
-            if benchmark.role == "gated" and len(self.baseline[benchmark.key]) >= policy.min_items
+            if benchmark.role == "gated"
+            and len({answers[0].cluster or item for item, answers in self.baseline[benchmark.key].items()})
+            >= policy.min_items
         ]
         # The pooled mean has to be resolved as well, and benchmarks that stop at a look are the lucky ones.
         self._largest_error = 0.5 * pooled_standard_error_limit(
@@ -125,6 +127,10 @@ class _StopRule:
         ours: dict[str, list[Item]] = defaultdict(list)
         for answer in answers:
             ours[answer.item].append(answer)
+        clusters = [theirs[item][0].cluster or item for item in ours]
+        if len(set(clusters)) < self.policy.min_items:
+            # Stopped here the benchmark would be advisory, and its loss decide nothing.
+            return None
         # Rounded, so that the same graded scores in another order are no difference.
         d = np.round([_mean(given) - _mean(theirs[item]) for item, given in ours.items()], 12)
         points = margin_points(of, self.policy, benchmark)
@@ -134,7 +140,7 @@ class _StopRule:
             interim_z=self.rule.z,
             max_standard_error=self._largest_error,
             alpha=self.policy.alpha,
-            clusters=[theirs[item][0].cluster or item for item in ours],
+            clusters=clusters,
         )
         if found is None:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -121,6 +121,11 @@ class Policy(Entry):
             msg = f"reasons are given for what is not set here: {', '.join(stray)}"
             raise ValueError(msg)
         return self
+
+    def thresholds(self) -> dict[str, Any]:
+        """What decides, as JSON: everything but the reasons."""
+        tiers = ("canary", "speed", "fidelity", "early_stop", "escalation")
+        return self.model_dump(mode="json", exclude={"reasons": True} | {tier: {"reason"} for tier in tiers})
 
     def of_cell(self, suite: str, model: str) -> tuple[Policy, list[str]]:
         """The policy that holds for a cell (the suite's overrides, then the model's), and what they change in words."""

@@ -284,6 +284,7 @@ class BenchmarkVerdict(Record):
     units: int = Field(description="independent units: clusters, or items where none share a passage or picture")
     stopped_of: int | None = Field(default=None, description="items of the benchmark, where it was stopped early")
     resolution: float = Field(description="n / n*: below 1 a run of this size cannot clear an equal system")
+    flips: int = Field(default=0, description="items whose first answer scores otherwise than the baseline's first")
     floor: float | None = Field(default=None, description="share of items that the baseline changes against itself")
     excess_p: float | None = Field(default=None, description="one-sided p of no more changed items than that")
 

@@ -107,7 +107,8 @@ def open_run(
     again, policy = _again(job, host), job.cell.policy
     asked = {benchmark.key: repeats or benchmark.repeats for benchmark in job.benchmarks}
     # What is kept belongs to exactly these weights, this engine, these questions and texts.
-    tiers = [part.model_dump(mode="json") if part else None for part in (policy.canary, policy.speed)]
+    thresholds = policy.thresholds()
+    tiers = [thresholds["canary"], thresholds["speed"]]
     name = f"baseline-{digest([measured_inputs(job), again.engine_settings, asked, tiers])[:16]}"
     with alone(host.work_path / "locks" / f"{name}.lock", f"measuring this baseline of {job.cell.cell.model}"):
         yield BaselineRun(

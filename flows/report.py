@@ -18,7 +18,7 @@ def verdict_cells(row: BenchmarkVerdict) -> tuple[str, ...]:
     role = "" if row.role == "gated" else " (advisory)"
     return (
         row.display,
-        f"{row.n} × {row.repeats}",
+        f"{row.n}{f' of {row.stopped_of}' if row.stopped_of else ''} × {row.repeats}",
         f"{100 * row.baseline:.1f}",
         f"{100 * row.candidate:.1f}",
         f"{100 * row.difference:+.1f}",

@@ -30,6 +30,7 @@ from flagrelease.store import Store
 from flagrelease.store.database import check_writable
 from flows.locks import alone
 from runtime import weights
+from runtime.engines import ENGINES
 from runtime.engines import engine as engine_named
 from runtime.engines.interface import Engine, EngineSettings
 from runtime.preflight import check_host
@@ -153,7 +154,7 @@ def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
 
 def make_plan(job: Job) -> Plan:
     """Inputs and keys of every stage of the job."""
-    cell, policy = job.cell, job.cell.policy.model_dump(mode="json")
+    cell, policy = job.cell, job.cell.policy.thresholds()
     served, measured, baseline = served_inputs(job), measured_inputs(job), required_baseline(cell)
     judged = {"baseline": baseline, "policy": policy, "benchmarks": [judging(b) for b in job.benchmarks]}
     if job.may_stop_early:
@@ -164,12 +165,25 @@ def make_plan(job: Job) -> Plan:
             **measured,
             Stage.CANARY: {**served, "baseline": baseline, "canary": policy["canary"]},
             Stage.ESCALATE: judged,
-            Stage.SPEED: {**served, "speed": policy["speed"]},
-            Stage.DECIDE: judged,
+            Stage.SPEED: {
+                **served,
+                "baseline": baseline,
+                "speed": policy["speed"],
+                "load_generator": _load_generator() if policy["speed"] else None,
+            },
+            Stage.DECIDE: {**judged, "overrides": cell.overrides},
             Stage.CARD: {"template": template_sha256(), "facts": digest(cell.model_dump(mode="json"))},
             Stage.PUBLISH: {"publisher": FolderPublisher.name, "target": job.target},
         }
     )
+
+
+def _load_generator() -> str | None:
+    """Version of what puts load on a server; none where this host lacks it, so that getting it is noticed."""
+    try:
+        return ENGINES["vllm"].version()
+    except PreflightError:
+        return None
 
 
 def required_baseline(cell: ResolvedCell) -> str:

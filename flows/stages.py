@@ -156,6 +156,7 @@ def decide(session: Session, evaluation: int, tiers: Tiers) -> StageOutput:
             policy=job.cell.policy,
             benchmarks=load_benchmarks(),
             overrides=job.cell.overrides,
+            notes=tiers.notes,
         )
     else:
         result = decide_by_gate(

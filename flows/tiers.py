@@ -162,6 +162,8 @@ def found(
     """What the tiers beside the evaluation say, for the verdict."""
     policy, baseline = session.job.cell.policy, stages.measured_baseline(session)
     notes = [str(output["note"]) for output in (canary_output, speed_output) if output["note"]]
+    if policy.fidelity is not None and "tool_calls" not in session.job.harnesses:
+        notes.append("fidelity: not measured, the suite has no tool calls")
     verdicts: list[SpeedVerdict] = []
     if speed_output["speed"] and policy.speed is not None and baseline is not None:
         measured = Speed.model_validate(speed_output["speed"])

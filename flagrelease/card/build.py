@@ -41,6 +41,8 @@ def card_data(store: Store, release: int) -> CardData:
         before = {row.benchmark: (row.score, (row.lower, row.upper)) for row in baseline.results}
     elif published:
         before = {row.benchmark: (row.score, None) for row in published.scores}
+    # Of a benchmark that was stopped early only what both sides were asked compares.
+    before |= {row.benchmark: (row.baseline, None) for row in view.gate.benchmarks if row.stopped_of}
     rows = [
         CardRow(
             benchmark=result.benchmark,
@@ -82,7 +84,7 @@ def release_snapshot(store: Store, release: int) -> Snapshot:
 
 
 def _evidence(store: Store, release: int) -> list[Artefact]:
-    proving = (Stage.BUILD, Stage.EVALUATE, Stage.DECIDE)
+    proving = (Stage.BUILD, Stage.CANARY, Stage.EVALUATE, Stage.ESCALATE, Stage.SPEED, Stage.DECIDE)
     with store.session() as session:
         rows = session.scalars(
             select(ArtefactRow)

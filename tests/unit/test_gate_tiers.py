@@ -106,6 +106,8 @@ def test_tool_calls_that_fall_behind_are_a_regression_of_their_own() -> None:
     result = gate(calls(0.7), calls(1.0), policy=rules, benchmarks=tools)
     assert (result.verdict, result.rule) == (Verdict.REGRESSED, "fidelity")
     assert not result.fidelity[0].passed
+    longer_as_well = gate(longer(calls(0.7), 120), longer(calls(1.0), 100), policy=rules, benchmarks=tools)
+    assert (longer_as_well.verdict, longer_as_well.rule) == (Verdict.REGRESSED, "fidelity")
 
 
 # --- how answers look -------------------------------------------------------------------------------------------------

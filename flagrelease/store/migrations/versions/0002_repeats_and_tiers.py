@@ -64,6 +64,9 @@ def _release(snapshot: dict[str, Any]) -> tuple[Any, ...]:
     """Reasons of thresholds stood in comments of the matrix, and two thresholds in the code."""
     if "cell" in snapshot:
         policy = {"power": 0.8, "max_length_shift": 0.1, **snapshot["cell"]["policy"]}
+        own = policy.pop("suites", {}).get(snapshot["cell"]["model"]["suite"])
+        if own:
+            policy["pooled_margin_points"] = own["pooled_margin_points"]
         snapshot["cell"]["policy"] = policy
         numbers = [name for name, value in policy.items() if isinstance(value, int | float)]
         policy["reasons"] = dict.fromkeys(numbers, "a comment of the matrix at that time")

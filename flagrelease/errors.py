@@ -121,3 +121,27 @@ class ItemFileError(FlagReleaseError):
     """A file of scored answers is missing, is not in its format, or cannot be compared with the other."""
 
     exit_code = 25
+
+
+class CardFileError(FlagReleaseError):
+    """A file of a model card cannot be read, or is not a model card."""
+
+    exit_code = 26
+
+
+class EngineError(FlagReleaseError):
+    """The container engine does not answer, may not be used, or went away in the middle of something."""
+
+    exit_code = 27
+
+
+class ImageError(FlagReleaseError):
+    """A container image cannot be built: something it is made of is missing or not allowed, or a step failed."""
+
+    exit_code = 28
+
+
+class RegistryError(FlagReleaseError):
+    """A registry refused or did not answer, or holds something else than what was pushed."""
+
+    exit_code = 29

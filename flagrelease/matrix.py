@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from flagrelease.chip import Flagscale, SmiQuery
 from flagrelease.entry import Entry, Key, Sha256
 from flagrelease.policy import Policy
 from flagrelease.records import Stack
@@ -77,6 +79,13 @@ class Versions(Entry):
 
     flagscale: str | None = None
     flaggems: str | None = None
+    flagtree: str | None = None
+    flagcx: str | None = None
+    vllm: str | None = None
+    plugin: str | None = Field(default=None, description="of vLLM, for example vllm-plugin-FL")
+    packages: list[str] = Field(
+        default_factory=list, description="further Python packages of the image, name==version each"
+    )
     driver: str | None = None
     docker: str | None = None
     operating_system: str | None = None
@@ -87,8 +96,17 @@ class Container(Entry):
 
     image: str = Field(description="registry/project/name[:tag or @digest]")
     name: str
-    options: list[str] = Field(description="docker run options, one token or `--key=value` each")
+    options: list[str] = Field(
+        description="docker run options, one token or `--key=value` each; `--name` comes last if not among them"
+    )
     command: list[str]
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if "--name" in self.options and self.options[self.options.index("--name") + 1 :][:1] != [self.name]:
+            msg = f"the option --name names another container than `name: {self.name}`"
+            raise ValueError(msg)
+        return self
 
 
 class Names(Entry):
@@ -171,9 +189,62 @@ class Chip(Entry):
     display: str = Field(description="as cards print it, for example Metax")
     aliases: list[str] = Field(default_factory=list)
     devices: list[str] = Field(default_factory=list, description="device files that must exist on a host")
+    device_files: str | None = Field(
+        default=None, description="a container gets one for each device: {} is its number, from 0 on"
+    )
+    host_devices: int = Field(default=8, ge=1, description="devices of a usual host")
+    looks_like: list[Key] = Field(
+        default_factory=list, description="chips whose tools its hosts have as well, so look for this one first"
+    )
     smi: str | None = Field(default=None, description="the vendor's management tool")
+    smi_query: SmiQuery | None = None
     visible_devices: str | None = Field(default=None, description="environment variable that selects devices")
+    base_image: str | None = Field(
+        default=None, description="what the chip's images are built from: toolkit, Python, torch; at best by digest"
+    )
+    options: list[str] = Field(
+        default_factory=list,
+        description="docker run options of a container that serves on the chip, as in a cell's container",
+    )
+    not_mounted: list[str] = Field(
+        default_factory=list, description="folders of the host that would hide what the image brings itself"
+    )
+    torch_device: str | None = Field(default=None, description="as torch calls its devices, for example npu")
+    flavour: str | None = Field(
+        default=None, description="distribution that brings vLLM to the vendor's own kernels, for example vllm-ascend"
+    )
+    flaggems_vendor: str | None = Field(default=None, description="value of GEMS_VENDOR")
+    flagscale: Flagscale = Flagscale()
+    marks: list[str] = Field(
+        default_factory=list, description="what in a start command is this chip's alone: files, mounts, variables"
+    )
+    drivers: list[str] = Field(
+        default_factory=list, description="regular expressions for whole versions of the driver that have been seen"
+    )
+    sdk: list[str] = Field(default_factory=list, description="words for its software in names of images, lower case")
+    unconfirmed: list[str] = Field(
+        default_factory=list, description="keys of this file whose values no published command or document confirms"
+    )
     slots: int = Field(default=1, ge=1, description="cells that run at once on all hosts of the chip together")
+
+    @field_validator("drivers")
+    @classmethod
+    def _drivers_are_expressions(cls, value: list[str]) -> list[str]:
+        for expression in value:
+            try:
+                re.compile(expression)
+            except re.error as error:
+                msg = f"`{expression}` is not a regular expression: {error}"
+                raise ValueError(msg) from None
+        return value
+
+    @model_validator(mode="after")
+    def _unconfirmed_names_keys(self) -> Self:
+        for key in self.unconfirmed:
+            if key not in type(self).model_fields:
+                msg = f"unconfirmed: a chip has no key `{key}`"
+                raise ValueError(msg)
+        return self
 
 
 class Matrix(Entry):

@@ -69,7 +69,7 @@ class Item(Record):
 
 
 class BenchmarkRun(Record):
-    """How one benchmark was asked. Two runs compare only if these are equal (see `gate.hygiene`)."""
+    """How one benchmark was asked. What two runs that compare must share is in `evaluation.hygiene`."""
 
     benchmark: str
     dataset_sha256: str = Field(description="of the question file; empty where the harness fetches it itself")
@@ -81,6 +81,9 @@ class BenchmarkRun(Record):
     items: int = Field(description="distinct items asked")
     repeats: int = 1
     stopped_of: int | None = Field(default=None, description="items of the benchmark, where it was stopped early")
+    concurrency: int | None = Field(
+        default=None, description="requests in flight that were found to be best; none where it was not looked for"
+    )
 
 
 class NoiseFloor(Record):
@@ -305,6 +308,7 @@ class Need(Record):
     benchmark: str
     repeats: int | None = Field(description="of the candidate, in all; none: no number of repeats would")
     items: int = Field(description="items that would, asked once")
+    varies: bool = Field(default=True, description="whether answers vary from repeat to repeat")
 
 
 class GateResult(Record):

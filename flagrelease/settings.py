@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PACKAGE_DATA = Path(__file__).parent / "_data"
@@ -33,6 +33,19 @@ class Settings(BaseSettings):
     vllm: Path | None = Field(default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH")
     evalscope: Path | None = Field(
         default=None, description="the evalscope command; by default .venv-evalscope/bin/evalscope, then PATH"
+    )
+    registry: str | None = Field(
+        default=None, description="registry and project of container images, for example harbor.example.org/team"
+    )
+    registry_user: str | None = Field(
+        default=None, description="name there; by default what docker login or a credential helper keeps"
+    )
+    registry_password: SecretStr | None = Field(default=None, description="password or token there")
+    base_images: dict[str, str] = Field(
+        default_factory=dict, description='base images that replace those of the chip files: {"<chip>": "<image>"}'
+    )
+    wheels: Path | None = Field(
+        default=None, description="folder of wheels for images that no package index has, such as a vendor's"
     )
 
     @property

@@ -44,7 +44,11 @@ _PATTERNS = {
 
 def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     """The mapping in the file at `path`, and the line of each value in it (the key's line for a key)."""
-    text = _read(path)
+    return parse_yaml(_read(path), path)
+
+
+def parse_yaml(text: str, path: Path) -> tuple[dict[str, Any], Positions]:
+    """The mapping in `text`, which stands in the file at `path`, and the line of each value in it."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

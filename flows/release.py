@@ -46,7 +46,7 @@ def release(
         session.store.record_verdict(session.release, verdict, evaluation)
         logger.info(f"decide: {verdict.verdict}: {verdict.reasons[0]}")
         as_task("card", lambda: session.run.stage(Stage.CARD, lambda: stages.card(session)))
-        card = stages.write_card(session.store, session.release, host.output_path)
+        card = stages.write(session)
         as_task(
             "publish",
             lambda: session.run.stage(Stage.PUBLISH, lambda: stages.publish(session, verdict), session.published),

@@ -8,7 +8,7 @@ from flagrelease.evidence import EvidenceFolder
 from flagrelease.records import BenchmarkVerdict, GateResult, Publication
 from flagrelease.settings import Settings
 from flagrelease.store import Store
-from flagrelease.store.queries import ReleaseView, release_view
+from flagrelease.store.queries import ImportedFrom, ReleaseView, release_view
 
 HEADER = ("Benchmark", "n", "Baseline", "Candidate", "Difference", "90 % interval", "Verdict")
 
@@ -63,6 +63,8 @@ def release_report(release: int, host: Settings) -> str:
         view = release_view(store, release)
     finally:
         store.close()
+    if view.imported:
+        return _import_report(view, view.imported)
     lines = [f"Release {view.id} of `{view.cell}` through {view.engine}: {view.state}", ""]
     lines += ["| Stage | State | Time | From |", "|---|---|---|---|"]
     for stage in view.stages:
@@ -73,8 +75,24 @@ def release_report(release: int, host: Settings) -> str:
     return "\n".join(lines)
 
 
+def _import_report(view: ReleaseView, origin: ImportedFrom) -> str:
+    """An imported release as Markdown: where it comes from, and that nobody here measured it."""
+    return "\n".join(
+        [
+            f"Release {view.id} (`{view.cell}`): imported from a published card, not measured by FlagRelease",
+            "",
+            f"- source: `{origin.source}`",
+            f"- SHA-256: `{origin.sha256}`",
+            f"- lines that have no place on a card: {origin.unplaced}",
+            f"- card: `flagrelease card render {view.id} --style classic --output FILE`",
+        ]
+    )
+
+
 def places(view: ReleaseView, host: Settings) -> dict[str, str]:
     """Where the release's card, publications, evidence and results lie."""
+    if view.imported:
+        return {"results": f"flagrelease show {view.id}"}
     evidence = EvidenceFolder(host.evidence_url)
     found = {"card": str(host.output_path / view.cell / "README.md")}
     found |= {f"published ({p.publisher})": _place(p, host) for p in view.publications}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +14,12 @@ from evaluation.gate import decide as decide_by_gate
 from evaluation.gate import decide_unpaired
 from evaluation.harness.interface import Progress
 from evaluation.run import EarlyStopping, aggregate, items_to_jsonl
-from flagrelease.card.build import card_data, release_snapshot
-from flagrelease.card.render import render
-from flagrelease.errors import OutputError
+from flagrelease.card.build import card_data
+from flagrelease.card.compose import measured_card
+from flagrelease.card.files import card_files, write_card
+from flagrelease.card.lint import errors_of, knowledge
+from flagrelease.errors import PublishError
+from flagrelease.loading import load_chips, load_matrix
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import (
     Artefact,
@@ -177,28 +179,15 @@ def decide(session: Session, evaluation: int, tiers: Tiers) -> StageOutput:
 
 def card(session: Session) -> StageOutput:
     """Render the card from the store."""
-    text = render(card_data(session.store, session.release))
-    kept = session.evidence.put("card", "README.md", text.encode())
-    return StageOutput({"sha256": kept.sha256}, [kept])
+    card = measured_card(card_data(session.store, session.release))
+    kept = [session.evidence.put("card", name, content) for name, content in card_files(card).items()]
+    return StageOutput({"sha256": kept[0].sha256}, kept)
 
 
-def write_card(store: Store, release: int, output: Path) -> Path:
-    """Render the release's card from the store and write it for people; the same bytes whenever it is called."""
-    path = output / release_snapshot(store, release).cell.id / "README.md"
-    text = render(card_data(store, release))
-    aside = path.with_name(f".{path.name}.{time.monotonic_ns()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write the card {path}: {error.strerror}",
-            remedy="free space or set FLAGRELEASE_OUTPUT to a folder that can be written; then: "
-            f"flagrelease card render {release}",
-        ) from error
-    return path
+def write(session: Session) -> Path:
+    """Write the card for people: its file in the output folder."""
+    card = measured_card(card_data(session.store, session.release))
+    return write_card(card, session.host.output_path / session.job.cell.id / "README.md")
 
 
 def publish(session: Session, verdict: GateResult) -> StageOutput:
@@ -208,9 +197,23 @@ def publish(session: Session, verdict: GateResult) -> StageOutput:
         return StageOutput({"published": False})
     store, release = session.store, session.release
     data = card_data(store, release)
-    files = {"README.md": render(data).encode()}
+    files = card_files(measured_card(data))
+    _refuse_errors(session, files["README.md"].decode())
     for artefact in data.evidence:
         files[f"evidence/{artefact.name}"] = session.evidence.read(artefact.sha256)
     publication = session.publisher.publish(files, session.job.target)
     store.record_publication(release, publication)
     return StageOutput({"published": True, "revision": publication.revision})
+
+
+def _refuse_errors(session: Session, text: str) -> None:
+    """Raise PublishError where the card has errors: nobody should run into them before us."""
+    known = knowledge(load_matrix(session.host.matrix_path), load_chips(), load_benchmarks())
+    found = errors_of(text, known, source="README.md")
+    if found:
+        raise PublishError(
+            f"not published, the card has {len(found)} error{'s' * (len(found) > 1)}: "
+            + "; ".join(f"{finding.rule}: {finding.cause}" for finding in found),
+            remedy=f"see where: flagrelease card lint {session.release}; correct matrix.yaml or the chip's file, then: "
+            f"flagrelease release {session.job.cell.id}",
+        )

@@ -1,16 +1,40 @@
-"""The card's data from the store alone: release → verdict → evaluations → results."""
+"""Cards by name, from the store alone: release → verdict → evaluations → results."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import select
 
-from flagrelease.card.data import CardData, CardRow, NotRun
-from flagrelease.errors import StoreError
+from flagrelease.card.compose import in_style, measured_card, published_card
+from flagrelease.card.data import Card, CardData, CardRow, NotRun
+from flagrelease.card.importing import imported_card
+from flagrelease.card.styles import Language, Style
+from flagrelease.errors import StoreError, UnknownNameError
 from flagrelease.matrix import ResolvedCell
-from flagrelease.records import Artefact, Provenance, Record, Stage
+from flagrelease.records import Artefact, Record, Stage
 from flagrelease.store import Store
 from flagrelease.store.models import ArtefactRow, ReleaseRow
-from flagrelease.store.queries import release_view
+from flagrelease.store.queries import find_release, release_view
+
+
+def find_card(
+    store: Store, name: str, cells: Mapping[str, ResolvedCell], style: Style = Style.VERIFIED, language: Language = "en"
+) -> Card:
+    """The card of a release (by number), or of a cell: of its newest finished release, else of its published scores.
+
+    An imported release has the language that it was read in. Raises UnknownNameError where there is nothing to show.
+    """
+    imported = imported_card(store, name)
+    if imported:
+        return in_style(imported, style)
+    try:
+        release = find_release(store, name, completed=True)
+    except UnknownNameError:
+        if name in cells and cells[name].cell.published:
+            return published_card(cells[name], style, language)
+        raise
+    return measured_card(card_data(store, release), style, language)
 
 
 class Snapshot(Record):
@@ -63,6 +87,7 @@ def card_data(store: Store, release: int) -> CardData:
         release=release,
         cell=snapshot.cell,
         engine=snapshot.engine,
+        engine_display=snapshot.engine_display,
         engine_version=candidate.provenance.engine_version,
         released=candidate.provenance.created[:10],
         code_version=view.code_version,
@@ -73,7 +98,6 @@ def card_data(store: Store, release: int) -> CardData:
         baseline=baseline.provenance if baseline else None,
         published=published,
         evidence=_evidence(store, release),
-        environment=_environment(snapshot, candidate.provenance),
     )
 
 
@@ -92,18 +116,3 @@ def _evidence(store: Store, release: int) -> list[Artefact]:
             .order_by(ArtefactRow.name)
         )
         return [Artefact(kind=row.kind, name=row.name, sha256=row.sha256, size=row.size) for row in rows]
-
-
-def _environment(snapshot: Snapshot, provenance: Provenance) -> list[tuple[str, str]]:
-    versions = snapshot.cell.cell.versions
-    stated = [
-        ("Accelerator Card Driver Version", versions.driver),
-        ("Docker Version", versions.docker),
-        ("Operating System", versions.operating_system or provenance.platform),
-        ("FlagScale", versions.flagscale),
-        ("FlagGems", versions.flaggems),
-        (snapshot.engine_display, f"Version: {provenance.engine_version}"),
-        *((name, f"Version: {version}") for name, version in provenance.harnesses.items()),
-        ("FlagRelease", f"Version: {provenance.code_version}"),
-    ]
-    return [(item, value) for item, value in stated if value]

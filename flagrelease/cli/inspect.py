@@ -1,14 +1,12 @@
-"""`flagrelease status`, `show` and `card`: what the store knows."""
+"""`flagrelease status` and `show`: what the store knows."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-card = typer.Typer(no_args_is_help=True, help="Model cards.")
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
 ReleaseName = Annotated[str, typer.Argument(help="a release's number, or a cell (its newest release)")]
 
@@ -84,23 +82,3 @@ def show(name: ReleaseName, as_json: AsJson = False) -> None:
         console.print(f"\nerror: {view.error}", markup=False)
     if view.gate:
         console.print(Markdown("\n" + verdict_table(view.gate)))
-
-
-@card.command()
-def render(
-    name: ReleaseName,
-    output: Annotated[Path | None, typer.Option(help="folder, by default FLAGRELEASE_OUTPUT")] = None,
-) -> None:
-    """Render a release's card from the store alone."""
-    from flagrelease.settings import settings
-    from flagrelease.store import Store
-    from flagrelease.store.queries import find_release
-    from flows.stages import write_card
-
-    host = settings()
-    store = Store.open(host.store_url)
-    try:
-        path = write_card(store, find_release(store, name, completed=True), output or host.output_path)
-    finally:
-        store.close()
-    typer.echo(path)

@@ -29,7 +29,7 @@ from flagrelease.store.models import (
     StageRow,
     VerdictRow,
 )
-from flagrelease.store.store import Store
+from flagrelease.store.store import IMPORTED, Store
 
 
 class StageView(Record):
@@ -41,6 +41,14 @@ class StageView(Record):
     reused_from: int | None = Field(description="release whose run produced the result")
     seconds: float | None
     error: str | None
+
+
+class ImportedFrom(Record):
+    """The file of a published card that a release was read from."""
+
+    source: str
+    sha256: str
+    unplaced: int = Field(description="lines of it that have no place on a card")
 
 
 class ReleaseView(Record):
@@ -59,12 +67,13 @@ class ReleaseView(Record):
     candidate_id: int | None
     artefacts: list[Artefact]
     publications: list[Publication]
+    imported: ImportedFrom | None = Field(default=None, description="none: a release that FlagRelease made")
 
 
 def latest_releases(store: Store, cells: Sequence[str] | None = None) -> dict[str, ReleaseView]:
-    """The newest release of each cell that has one, by cell id."""
+    """The newest release of each cell that has one, by cell id. What was imported is no release of a cell."""
     with store.session() as session:
-        newest = select(func.max(ReleaseRow.id)).group_by(ReleaseRow.cell)
+        newest = select(func.max(ReleaseRow.id)).where(ReleaseRow.state != IMPORTED).group_by(ReleaseRow.cell)
         if cells is not None:
             newest = newest.where(ReleaseRow.cell.in_(cells))
         ids = list(session.scalars(newest))
@@ -73,13 +82,19 @@ def latest_releases(store: Store, cells: Sequence[str] | None = None) -> dict[st
 
 
 def find_release(store: Store, name: str, *, completed: bool = False) -> int:
-    """Id of a release given by number, or of the newest one of a cell; raises UnknownNameError."""
+    """Id of a release given by number, or of the newest one of a cell; raises UnknownNameError.
+
+    An imported release is found by its number only, and never where a `completed` one is asked for.
+    """
     with store.session() as session:
         query = select(ReleaseRow.id).order_by(ReleaseRow.id.desc())
         if completed:
             query = query.where(ReleaseRow.state == "completed")
         is_number = re.fullmatch(r"[0-9]{1,9}", name) is not None
-        query = query.where(ReleaseRow.id == int(name) if is_number else ReleaseRow.cell == name)
+        if is_number:
+            query = query.where(ReleaseRow.id == int(name))
+        else:
+            query = query.where(ReleaseRow.cell == name, ReleaseRow.state != IMPORTED)
         found = session.scalar(query.limit(1))
     if found is None:
         kind = "completed release" if completed else "release"
@@ -134,7 +149,13 @@ def release_view(store: Store, release: int) -> ReleaseView:
                 )
                 for p in publications
             ],
+            imported=_imported_from(row) if row.state == IMPORTED else None,
         )
+
+
+def _imported_from(row: ReleaseRow) -> ImportedFrom:
+    origin = row.snapshot["card"]["origin"]
+    return ImportedFrom(source=origin["source"], sha256=origin["sha256"], unplaced=len(row.snapshot["unplaced"]))
 
 
 def stored_baselines(store: Store) -> dict[str, Provenance | ImportedBaseline]:

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from flagrelease.errors import StoreError
@@ -39,6 +40,9 @@ from flagrelease.store.models import (
     StageRow,
     VerdictRow,
 )
+
+IMPORTED = "imported"
+"""State of a release that was read from a published card: it was not measured, so it stands for no cell."""
 
 ITEM_FIELDS = tuple(Item.model_fields)
 
@@ -118,6 +122,32 @@ class Store:
             session.execute(
                 update(ReleaseRow).where(ReleaseRow.id == release).values(state=state, error=error, finished_at=now())
             )
+
+    def add_imported(self, *, cell: str, key: str, snapshot: Mapping[str, Any], code_version: str) -> tuple[int, bool]:
+        """Id of the imported release with this key, and whether it is new. It has no stages, and stands for no cell."""
+        try:
+            with self.session() as session:
+                known = session.scalar(select(ReleaseRow.id).where(ReleaseRow.key == key))
+                if known is not None:
+                    return known, False
+                time = now()
+                row = ReleaseRow(
+                    cell=cell,
+                    key=key,
+                    engine="",
+                    state=IMPORTED,
+                    snapshot=dict(snapshot),
+                    code_version=code_version,
+                    started_at=time,
+                    finished_at=time,
+                )
+                session.add(row)
+                session.flush()
+                return row.id, True
+        except IntegrityError:
+            # Another process imported the same at the same time.
+            with self.session() as session:
+                return session.scalars(select(ReleaseRow.id).where(ReleaseRow.key == key)).one(), False
 
     def release_by_key(self, key: str) -> ReleaseRow | None:
         """The release with this key."""

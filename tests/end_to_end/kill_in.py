@@ -41,7 +41,7 @@ def main() -> None:
             "serve": (process, "_answers"),
             "canary": (canary, "read"),
             "decide": (stages, "decide_by_gate"),
-            "card": (stages, "render"),
+            "card": (stages, "card_files"),
             "publish": (folder, "_swap"),
         }[stage]
         assert hasattr(where, name)

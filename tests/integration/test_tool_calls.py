@@ -107,7 +107,8 @@ def test_a_server_that_dies_ends_the_evaluation_and_its_answers_are_kept(
     stand_in.alive = True
     before = len(stand_in.asked)
     resumed = ask()
-    assert len(stand_in.asked) - before == ITEMS - kept
+    # Different ones: a request that was under way when the server died may reach it only now.
+    assert len({request["messages"][0]["content"] for request in stand_in.asked[before:]}) == ITEMS - kept
     assert resumed.items == ask().items
     assert len(resumed.items) == ITEMS
 

@@ -159,6 +159,7 @@ def card(cell: ResolvedCell, *, engine: str | None = None, **changes: Any) -> Ca
             "release": 12,
             "cell": cell,
             "engine": engine,
+            "engine_display": {"llama_cpp": "llama.cpp", "vllm": "vLLM"}.get(engine, "FlagScale"),
             "engine_version": provenance(cell, engine).engine_version,
             "released": "2026-11-21",
             "code_version": "0.1.0",
@@ -193,7 +194,6 @@ def card(cell: ResolvedCell, *, engine: str | None = None, **changes: Any) -> Ca
             "candidate": provenance(cell, engine),
             "baseline": provenance(cell, "vllm", stack=Stack.NATIVE),
             "evidence": [Artefact(kind="items", name="candidate.jsonl", sha256="cd" * 32, size=10)],
-            "environment": [("Operating System", "Ubuntu 22.04.4 LTS"), ("FlagRelease", "0.1.0")],
             **changes,
         }
     )

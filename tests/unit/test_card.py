@@ -13,9 +13,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from flagrelease.card import render as render_module
+from flagrelease.card.compose import measured_card
 from flagrelease.card.data import CardData
 from flagrelease.card.names import card_names
 from flagrelease.card.render import render, template_sha256
+from flagrelease.card.styles import Style
 from flagrelease.matrix import Licence, Names, Source
 from flagrelease.records import Artefact, CanaryResult, CanaryStatistics, HygieneCheck, ImportedBaseline, Verdict
 from tests.unit import card_data
@@ -93,10 +95,14 @@ def _hostile() -> CardData:
             "rows": [row.model_copy(update={"display": HOSTILE}) for row in plain.rows],
             "not_run": [entry.model_copy(update={"display": HOSTILE, "reason": HOSTILE}) for entry in plain.not_run],
             "candidate": plain.candidate.model_copy(update=changes),
-            "environment": [(HOSTILE, HOSTILE)],
             "evidence": [Artefact(kind="operators", name=HOSTILE, sha256=HOSTILE, size=1)],
         }
     )
+
+
+def text_of(data: CardData, style: Style = Style.VERIFIED) -> str:
+    """The card's text."""
+    return render(measured_card(data, style))
 
 
 CARDS = _cards()
@@ -146,13 +152,13 @@ def _blocks(text: str, language: str) -> list[str]:
 @every_card
 def test_headings_are_those_of_the_source_cards(data: CardData) -> None:
     steps = CONTAINER_STEPS if data.cell.cell.launcher == "container" else PROCESS_STEPS
-    assert _headings(render(data)) == BEFORE_STEPS + steps + AFTER_STEPS
+    assert _headings(text_of(data)) == BEFORE_STEPS + steps + AFTER_STEPS
 
 
 @every_card
 def test_same_data_gives_same_bytes(data: CardData) -> None:
-    text = render(data)
-    assert text == render(CardData.model_validate_json(data.model_dump_json()))
+    text = text_of(data)
+    assert text == text_of(CardData.model_validate_json(data.model_dump_json()))
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
     assert "\n\n\n\n" not in text
@@ -161,7 +167,7 @@ def test_same_data_gives_same_bytes(data: CardData) -> None:
 
 @every_card
 def test_markdown_is_balanced(data: CardData) -> None:
-    body = _body(render(data))
+    body = _body(text_of(data))
     assert body.count("**") % 2 == 0
     fences = [line for line in body.splitlines() if line.startswith("```")]
     assert len(fences) % 2 == 0
@@ -174,7 +180,7 @@ def test_markdown_is_balanced(data: CardData) -> None:
 
 @every_card
 def test_shell_blocks_are_valid_shell(data: CardData) -> None:
-    blocks = _blocks(render(data), "bash")
+    blocks = _blocks(text_of(data), "bash")
     assert len(blocks) == (5 if data.cell.cell.launcher == "container" else 3)
     for block in blocks:
         shlex.split(block, comments=True)
@@ -183,7 +189,7 @@ def test_shell_blocks_are_valid_shell(data: CardData) -> None:
 
 @every_card
 def test_client_snippet_is_valid_python(data: CardData) -> None:
-    (block,) = _blocks(render(data), "python")
+    (block,) = _blocks(text_of(data), "python")
     assigned = {
         ast.unparse(node.targets[0]): ast.literal_eval(node.value)
         for node in ast.parse(block).body
@@ -198,7 +204,7 @@ def test_client_snippet_is_valid_python(data: CardData) -> None:
 
 @every_card
 def test_front_matter_holds_the_facts(data: CardData) -> None:
-    front = _front_matter(render(data))
+    front = _front_matter(text_of(data))
     assert front["flagrelease"]["schema"] == 1
     assert front["flagrelease"]["release"] == 12
     assert front["flagrelease"]["cell"] == data.cell.id
@@ -211,19 +217,19 @@ def test_front_matter_holds_the_facts(data: CardData) -> None:
 
 
 def test_front_matter_names_licence_and_base() -> None:
-    front = _front_matter(render(CARDS["container"]))
+    front = _front_matter(text_of(CARDS["container"]))
     assert (front["license"], front["base_model"]) == ("apache-2.0", "Qwen/Qwen3-8B")
     assert (front["library_name"], front["tags"]) == ("transformers", ["flagrelease", "flagos", "metax", "flagscale"])
-    assert _front_matter(render(CARDS["process"]))["library_name"] == "gguf"
+    assert _front_matter(text_of(CARDS["process"]))["library_name"] == "gguf"
 
     licence = Licence(spdx="other", url="https://example.org/licence", name="Model License v1.0")
-    front = _front_matter(render(card_data.card(card_data.container_cell(licence=licence))))
+    front = _front_matter(text_of(card_data.card(card_data.container_cell(licence=licence))))
     assert (front["license"], front["license_name"]) == ("other", "model-license-v1.0")
     assert front["license_link"] == "https://example.org/licence"
 
 
 def test_results_table_holds_the_numbers() -> None:
-    results = _tables(render(CARDS["container"]))[0]
+    results = _tables(text_of(CARDS["container"]))[0]
     scores = ["82.400 (77.2 – 86.7)", "82.200 (77.0 – 86.5)", "−0.200", "−0.86 to +0.46"]
     assert results == [
         ["Metrics", "Qwen3-8B-H100-CUDA", "Qwen3-8B-FlagOS-metax", *DIFFERENCE_COLUMNS],
@@ -238,7 +244,7 @@ def test_runs_that_cannot_be_compared_have_no_difference() -> None:
         update={"verdict": Verdict.INVALID, "benchmarks": [], "pooled": None, "reasons": ["prompts differ"]}
     )
     gate = gate.model_copy(update={"hygiene": [HygieneCheck(name="prompts", passed=False, detail="3 differ")]})
-    text = render(plain.model_copy(update={"gate": gate}))
+    text = text_of(plain.model_copy(update={"gate": gate}))
     assert _tables(text)[0][1][3:] == ["–", "–", "500 × 1", "not compared"]
     assert "**Verdict: INVALID.**" in text
     assert "prompts differ." in text
@@ -247,48 +253,48 @@ def test_runs_that_cannot_be_compared_have_no_difference() -> None:
 
 
 def test_verdict_paragraph_gives_reasons_and_gaps() -> None:
-    text = render(CARDS["container"])
+    text = text_of(CARDS["container"])
     (paragraph,) = [line for line in text.splitlines() if line.startswith("**Verdict: ")]
     assert "no gated benchmark regressed; the mean difference is within 1.0 points." in paragraph
     assert "1 of AIME_0fewshot_@avg1." in paragraph
     assert "- **GPQA**: its questions are behind a form" in text
-    assert "Every benchmark of the suite was run." in render(CARDS["container"].model_copy(update={"not_run": []}))
+    assert "Every benchmark of the suite was run." in text_of(CARDS["container"].model_copy(update={"not_run": []}))
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_has_words(verdict: Verdict) -> None:
     gate = CARDS["process"].gate.model_copy(update={"verdict": verdict, "reasons": []})
-    text = render(CARDS["process"].model_copy(update={"gate": gate}))
+    text = text_of(CARDS["process"].model_copy(update={"gate": gate}))
     assert re.search(rf"\*\*Verdict: {verdict}\.\*\* In short, .+\.", text)
 
 
 def test_verification_says_what_served() -> None:
-    process, container = render(CARDS["process"]), render(CARDS["container"])
+    process, container = text_of(CARDS["process"]), text_of(CARDS["container"])
     assert "served by llama.cpp (xllamacpp 2026.10.11549), not by vLLM; the baseline was served by vLLM" in process
     assert "no FlagGems operators ran" in process
     assert "does not prove which FlagGems operators ran" in container
-    assert "Both runs used the same engine." in render(CARDS["other engine"])
+    assert "Both runs used the same engine." in text_of(CARDS["other engine"])
 
     operators = Artefact(kind="operators", name="operators.txt", sha256="ef" * 32, size=3)
-    text = render(CARDS["container"].model_copy(update={"evidence": [operators]}))
+    text = text_of(CARDS["container"].model_copy(update={"evidence": [operators]}))
     assert "listed by the server itself, in `operators.txt` below" in text
     assert ["operators.txt", "operators", "ef" * 32] in _tables(text)[3]
-    assert "No files of evidence" in render(CARDS["container"].model_copy(update={"evidence": []}))
+    assert "No files of evidence" in text_of(CARDS["container"].model_copy(update={"evidence": []}))
 
 
 def test_provenance_table_sets_both_runs_side_by_side() -> None:
-    rows = {row[0]: row[1:] for row in _tables(render(CARDS["process"]))[2]}
+    rows = {row[0]: row[1:] for row in _tables(text_of(CARDS["process"]))[2]}
     assert rows["Engine"] == ["vLLM 0.28.0", "llama.cpp (xllamacpp 2026.10.11549)"]
     assert rows["Weights SHA-256"] == ["0123456789ab", "0123456789ab"]
     assert rows["Engine settings"] == ["max_model_len=2048, threads=2"] * 2
 
 
 def test_engine_is_named_where_it_is_not_the_cells() -> None:
-    text = render(CARDS["process"])
+    text = text_of(CARDS["process"])
     assert "flagrelease serve smollm2-cpu --port 9010\n" in text
     assert "flagrelease release smollm2-cpu\n" in text
     assert 'pip install "flagrelease[llama-cpp]"' in text
-    text = render(CARDS["other engine"])
+    text = text_of(CARDS["other engine"])
     assert "flagrelease serve smollm2-cpu --port 9010 --engine vllm\n" in text
     assert "flagrelease release smollm2-cpu --engine vllm\n" in text
     assert "install vLLM" in text
@@ -296,7 +302,7 @@ def test_engine_is_named_where_it_is_not_the_cells() -> None:
 
 
 def test_container_commands() -> None:
-    weights, image, start, serve = _blocks(render(CARDS["container"]), "bash")[1:]
+    weights, image, start, serve = _blocks(text_of(CARDS["container"]), "bash")[1:]
     assert "modelscope download --model Qwen/Qwen3-8B --local_dir /nfs/models/Qwen3-8B" in weights
     assert image == f"docker pull {card_data.IMAGE}\n"
     container = CARDS["container"].cell.cell.container
@@ -306,36 +312,37 @@ def test_container_commands() -> None:
     ]
     assert max(map(len, start.splitlines())) <= 100
     assert serve == "source .venv/bin/activate\nflagscale serve qwen3\n"
-    assert "hf download Qwen/Qwen3-8B\n" in _blocks(render(CARDS["huggingface"]), "bash")[1]
+    assert "hf download Qwen/Qwen3-8B\n" in _blocks(text_of(CARDS["huggingface"]), "bash")[1]
 
 
 def test_hostile_values_stay_text() -> None:
-    text = render(CARDS["hostile"])
+    text = text_of(CARDS["hostile"])
     for table in _tables(text):
         assert len({len(row) for row in table}) == 1
     results = _tables(text)[0]
-    shown = " ".join(HOSTILE.replace("\u202e", " ").split())
+    shown = re.sub(r"[\n\u202e]", " ", HOSTILE).strip()
     assert [row[0] for row in results[1:]] == [shown, shown]
     kinds = {child.type for token in _tokens(text) for child in token.children or []}
     assert "html_inline" not in kinds
     assert "html_block" not in {token.type for token in _tokens(text)}
     assert "\u202e" not in text
     links = [child.attrs["href"] for token in _tokens(text) for child in token.children or [] if "href" in child.attrs]
-    assert links == ["https://github.com/FlagOpen/FlagScale"]
+    assert links[0] == "https://github.com/FlagOpen/FlagScale"
+    assert all(link.startswith("evidence/") for link in links[1:])
 
 
 def test_weights_come_from_where_the_cell_says() -> None:
     cell = card_data.container_cell()
     own = Names(download="FlagRelease/Qwen3-8B-FlagOS")
-    text = render(card_data.card(cell.model_copy(update={"cell": cell.cell.model_copy(update={"names": own})})))
+    text = text_of(card_data.card(cell.model_copy(update={"cell": cell.cell.model_copy(update={"names": own})})))
     assert "modelscope download --model FlagRelease/Qwen3-8B-FlagOS --local_dir /nfs/models/Qwen3-8B\n" in text
-    assert "come from `Qwen/Qwen3-8B` (ModelScope)" in text
+    assert "come from `Qwen/Qwen3-8B`." in text
 
 
 def test_commands_cannot_close_their_fence() -> None:
     cell = card_data.container_cell()
     cell = cell.model_copy(update={"cell": cell.cell.model_copy(update={"serve": ["```", "echo\n# Owned"]})})
-    text = render(card_data.card(cell))
+    text = text_of(card_data.card(cell))
     assert _blocks(text, "bash")[-1] == "```\necho # Owned\n"
     assert _headings(text) == BEFORE_STEPS + CONTAINER_STEPS + AFTER_STEPS
 
@@ -343,7 +350,7 @@ def test_commands_cannot_close_their_fence() -> None:
 def test_process_cell_without_package_downloads_its_weights() -> None:
     cell = card_data.process_cell("vllm")
     cell = cell.model_copy(update={"model": cell.model.model_copy(update={"weights": None})})
-    text = render(card_data.card(cell))
+    text = text_of(card_data.card(cell))
     assert _headings(text) == [*BEFORE_STEPS, CONTAINER_STEPS[0], *PROCESS_STEPS, *AFTER_STEPS]
     assert "pip install flagrelease\n" in text
 
@@ -383,7 +390,7 @@ def test_a_card_without_a_benchmark_says_what_the_canary_found() -> None:
     gate = whole.gate.model_copy(
         update={"verdict": Verdict.REGRESSED, "rule": "canary", "benchmarks": [], "canary": canary, "hygiene": []}
     )
-    text = render(whole.model_copy(update={"gate": gate, "rows": []}))
+    text = text_of(whole.model_copy(update={"gate": gate, "rows": []}))
     assert "No benchmark was asked." in text
     assert "Every benchmark of the suite was run" not in text
     assert "At 256 places its log-probabilities differ by 0.3100 nats on average" in text
@@ -395,7 +402,7 @@ def test_a_card_with_published_scores_claims_no_more_than_they_prove() -> None:
     rows = [row.model_copy(update={"baseline_interval": None}) for row in whole.rows]
     published = ImportedBaseline(model="m", label="H100-CUDA", source="an old card", scores=[])
     gate = whole.gate.model_copy(update={"paired": False, "overrides": ["model m: margin_points 2 → 3 (its reason)"]})
-    text = render(whole.model_copy(update={"gate": gate, "rows": rows, "baseline": None, "published": published}))
+    text = text_of(whole.model_copy(update={"gate": gate, "rows": rows, "baseline": None, "published": published}))
     assert "82.400 (as published)" in text
     assert "by totals alone" in text
     assert "(H100-CUDA, an old card): how they were measured is not known." in text

@@ -1,164 +1,20 @@
-"""The shipped matrix says what the published cards say; a broken one is refused with file, line and reason."""
+"""The shipped matrix resolves; a broken one is refused with file, line and reason."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from flagrelease import loading, yaml_file
-from flagrelease.card.names import card_names
 from flagrelease.errors import MatrixError, UnknownNameError
 from flagrelease.matrix import Matrix, ResolvedCell
 from flagrelease.settings import data_path
 
-REGISTRY = "harbor.baai.ac.cn/flagrelease-public/"
-METAX_OPTIONS = (
-    "-it --device=/dev/dri --device=/dev/mxcd --group-add video --device=/dev/mem --network=host "
-    "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --shm-size 100gb "
-    "--ulimit memlock=-1 -v /usr/local/:/usr/local/ -v /nfs:/nfs"
-)
-
-
-class Card(NamedTuple):
-    """What a published card states."""
-
-    names: tuple[str, str, str, str]  # release, two result columns, container image
-    origin: str
-    download: str
-    image: str
-    container: str
-    options: str
-    command: str
-    serve: list[str]
-    port: int
-    served: str
-    driver: str | None
-    docker: str
-    system: str
-    sampled: bool
-    scale: str
-    scores: str
-
-
-CARDS = {
-    "minimax-nvidia": Card(
-        names=("MiniMax-M2-FlagOS", "MiniMax-M2-H100-CUDA", "MiniMax-M2-FlagOS", "FlagOS-Nvidia"),
-        origin="MiniMax/MiniMax-M2",
-        download="FlagRelease/MiniMax-M2-FlagOS /share/MiniMax-M2",
-        image="flagrelease_nvidia_minimaxm2",
-        container="flagos",
-        options="--init --detach --net=host --user 0 --ipc=host -v /share:/share "
-        "--security-opt=seccomp=unconfined --privileged --ulimit=stack=67108864 --ulimit=memlock=-1 "
-        "--shm-size=512G --gpus all -e USE_FLAGGEMS=1",
-        command="sleep infinity",
-        serve=["source .venv/bin/activate", "flagscale serve minimax"],
-        port=9010,
-        served="MiniMax-M2-nvidia-flagos",
-        driver="Kernel Mode Driver Version: 2.3.0",
-        docker="27.5.1, build 27.5.1-0ubuntu3~22.04.2",
-        system="Description:    Ubuntu 22.04.4 LTS",
-        sampled=True,
-        scale="percent",
-        scores="AIME_0fewshot_@avg1 43.330 50.000, GPQA_0fewshot_@avg1 64.260 65.180, "
-        "LiveBench-0fewshot_@avg1 46.010 45.660, MMLU_5fewshot_@avg1 77.750 77.930, "
-        "MUSR_0fewshot_@avg 67.590 65.870",
-    ),
-    "minicpmv4-metax": Card(
-        names=("MiniCPM-V-4-metax-FlagOS", "MiniCPM-V-4-H100-CUDA", "MiniCPM-V-4-FlagOS-metax", "FlagOS"),
-        origin="OpenBMB/MiniCPM-V-4",
-        download="OpenBMB/MiniCPM-V-4 /nfs/MiniCPM-V-4",
-        image="flagrelease_metax_minicpm",
-        container="flagos",
-        options=METAX_OPTIONS,
-        command="/bin/bash",
-        serve=["flagscale serve minicpmv4"],
-        port=9010,
-        served="MiniCPM-V-4-metax-flagos",
-        driver=None,
-        docker="28.0.4, build b8034c0",
-        system="Ubuntu 22.04.4 LTS",
-        sampled=False,
-        scale="percent",
-        scores="CMMMU 37.560 34.780, MMMU 40.220 40.220, MMMU_Pro_standard 25.160 25.740, "
-        "MMMU_Pro_vision 20.400 20.000, MM-Vet v2 47.750 48.508, OCRBench 82.600 84.100, "
-        "MathVision 21.020 20.790, CII-Bench 41.830 42.220, Blink 51.130 51.450",
-    ),
-    "robobrain2-7b-metax": Card(
-        names=(
-            "RoboBrain2.0-7B-metax-FlagOS",
-            "RoboBrain2.0-7B-H100-CUDA",
-            "RoboBrain2.0-7B-FlagOS-metax",
-            "FlagOS",
-        ),
-        origin="BAAI/RoboBrain2.0-7B",
-        download="FlagRelease/RoboBrain2.0-7B-metax-FlagOS /nfs/RoboBrain2.0-7B",
-        image="flagrelease_metax_robo2_7",
-        container="flagos",
-        options=METAX_OPTIONS,
-        command="/bin/bash",
-        serve=["cd /workspace/", "flagscale serve robobrain2-7b /workspace/robobrain2/conf/serve.yaml"],
-        port=9010,
-        served="RoboBrain2.0-7B-metax-flagos",
-        driver=None,
-        docker="28.0.4, build b8034c0",
-        system="Ubuntu 22.04.4 LTS",
-        sampled=False,
-        scale="percent",
-        scores="erqa 38.750 38.500, Where2Place 63.590 62.840, blink_val_ev 56.360 57.660, "
-        "cv_bench_test 85.750 85.760, embspatial_bench 76.320 76.260, SAT 75.330 74.000, "
-        "vsi_bench_tiny 36.100 36.150, robo_spatial_home_all 54.227 52.944, "
-        "all_angles_bench 47.700 47.700, egoplan_bench2 33.230 32.480",
-    ),
-    "qwen3-metax": Card(
-        names=("Qwen3-8B-Metax", "Qwen3-8B-H100-CUDA", "Qwen3-8B-Metax-FlagOS", "FlagOS-Metax"),
-        origin="Qwen/Qwen3-8B",
-        download="Qwen/Qwen3-8B /nfs/models/Qwen3-8B",
-        image="flagrelease_metax_qwen3_8b:latest",
-        container="qwen3_8b_release",
-        options="-d -it --net=host --uts=host --ipc=host -e USE_FLAGGEMS=1 --privileged=true "
-        "--group-add video --shm-size 100gb --ulimit memlock=-1 --security-opt seccomp=unconfined "
-        "--security-opt apparmor=unconfined --device=/dev/dri --device=/dev/mxcd "
-        "-v /usr/share/zoneinfo/Asia/Shanghai:/etc/localtime:ro -v /nfs/:/nfs/",
-        command="bash",
-        serve=["flagscale serve qwen3"],
-        port=8000,
-        served="/nfs/models/Qwen3-8B/",
-        driver="Kernel Mode Driver Version: 2.3.0",
-        docker="28.2.1, build 879ac3f",
-        system="Description:    Ubuntu 22.04.4 LTS",
-        sampled=True,
-        scale="ratio",
-        scores="AIME_0fewshot_@avg1 0.700 0.733, GPQA_0fewshot_@avg1 0.507 0.503, "
-        "LiveBench-0fewshot_@avg1 0.502 0.488, MMLU_5fewshot_@avg1 0.699 0.699, "
-        "MUSR_0fewshot_@avg 0.602 0.607",
-    ),
-    "step3-nvidia": Card(
-        names=("step3-FlagOS", "step3-H100-CUDA", "step3-FlagOS", "FlagOS"),
-        origin="stepfun-ai/step3",
-        download="stepfun-ai/step3 /share/step3",
-        image="flagrelease_nvidia_step3",
-        container="flagos",
-        options="--rm --init --detach --net=host --uts=host --ipc=host --security-opt=seccomp=unconfined "
-        "--privileged=true --ulimit stack=67108864 --ulimit memlock=-1 --ulimit nofile=1048576:1048576 "
-        "--shm-size=32G -v /share:/share --gpus all",
-        command="sleep infinity",
-        serve=["flagscale serve step3"],
-        port=9010,
-        served="step3-nvidia-flagos",
-        driver=None,
-        docker="28.1.0, build 4d8c241",
-        system="Ubuntu 22.04.5 LTS",
-        sampled=False,
-        scale="percent",
-        scores="CMMMU 65.69 65.24, MMMU 71.3 70.86, MMLU_Pro_standard 55.36 54.75, "
-        "MMLU_Pro_vision 48.73 48.77, MM-Vet v2 76.65 76.08, OCRBench 86.26 86.32, "
-        "MathVision 57.26 56.910, CII-Bench 66.27 65.75, Blink 62.70 62.37",
-    ),
-}
+CONTAINERS = ["minimax-nvidia", "minicpmv4-metax", "robobrain2-7b-metax", "qwen3-metax", "step3-nvidia"]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +24,7 @@ def matrix() -> Matrix:
 
 def test_the_shipped_matrix_holds_its_cells_in_order(matrix: Matrix) -> None:
     cells = loading.resolve_all(matrix, loading.load_chips())
-    assert [cell.id for cell in cells] == matrix.cell_ids() == ["smollm2-cpu", *CARDS]
+    assert [cell.id for cell in cells] == matrix.cell_ids() == ["smollm2-cpu", *CONTAINERS]
     assert [len(suite) for suite in matrix.suites.values()] == [5, 5, 9, 10]
     assert cells[0].policy.pooled_margin_points == 2.0
     assert (
@@ -192,37 +48,6 @@ def test_the_cpu_cell_can_be_served_by_two_engines(matrix: Matrix) -> None:
     assert cell.served_name == "SmolLM2-135M-Instruct-cpu"
     assert cell.model.weights is not None
     assert cell.suite == ["last_word", "number_sequence", "addition", "hellaswag_100", "truthfulqa_mc1_100"]
-
-
-@pytest.mark.parametrize("cell_id", CARDS)
-def test_a_cell_says_what_its_published_card_says(cell_id: str, matrix: Matrix) -> None:
-    resolved = loading.resolve(matrix, loading.load_chips(), cell_id)
-    cell, card = resolved.cell, CARDS[cell_id]
-    assert cell.container is not None
-    assert cell.published is not None
-    names, versions, source = card_names(resolved), cell.versions, resolved.model.source
-    download = cell.names.download or source.repository
-    assert card == Card(
-        names=(names.release, names.baseline_column, names.candidate_column, names.container_release),
-        origin=source.repository,
-        download=f"{download} {source.local_dir}",
-        image=cell.container.image.removeprefix(REGISTRY),
-        container=cell.container.name,
-        options=" ".join(cell.container.options),
-        command=" ".join(cell.container.command),
-        serve=cell.serve,
-        port=cell.port,
-        served=resolved.served_name,
-        driver=versions.driver,
-        docker=(versions.docker or "").removeprefix("Docker version "),
-        system=versions.operating_system or "",
-        sampled=cell.sampling is not None and (cell.sampling.temperature, cell.sampling.top_p) == (0.7, 0.95),
-        scale=cell.published.scale,
-        scores=", ".join(f"{row.metric} {row.baseline} {row.candidate}" for row in cell.published.rows),
-    )
-    assert (versions.flagscale, versions.flaggems) == ("Version: 0.8.0", "Version: 3.0")
-    assert resolved.model.licence.spdx == "Apache-2.0"
-    assert len(cell.published.rows) == len(resolved.suite)
 
 
 THRESHOLDS = "alpha margin_points margin_points_small large_n min_items pooled_margin_points max_missing power"
@@ -393,7 +218,8 @@ def test_an_unknown_cell_is_answered_with_the_nearest(matrix: Matrix) -> None:
 
 def test_the_chips_are_read_one_from_each_file(tmp_path: Path) -> None:
     chips = loading.load_chips()
-    assert {key: chip.display for key, chip in chips.items()} == {"cpu": "CPU", "metax": "Metax", "nvidia": "Nvidia"}
+    displays = {key: chip.display for key, chip in chips.items()}
+    assert displays.items() >= {"cpu": "CPU", "metax": "Metax", "nvidia": "Nvidia"}.items()
     assert chips["metax"].devices == ["/dev/mxcd", "/dev/dri"]
     assert (chips["nvidia"].smi, chips["cpu"].smi) == ("nvidia-smi", None)
     with pytest.raises(MatrixError, match="no chip files"):

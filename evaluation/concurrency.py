@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, TypeVar
 
+from flagrelease.records import Evaluation
+
 RequestT = TypeVar("RequestT")
 
 RISE = 1.05
@@ -25,6 +27,12 @@ LONGEST_PAUSE = 8
 """Rounds between two trials of a step, at most; each trial that fails doubles them."""
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before a request that failed is sent again; after the last it has failed for good."""
+
+
+def requests_in_flight(evaluation: Evaluation) -> dict[str, int]:
+    """How many requests at once were found to be best, by benchmark; the cell's bound where that is not known."""
+    bound = int(evaluation.provenance.engine_settings.get("concurrency", 1))
+    return {run.benchmark: run.concurrency or bound for run in evaluation.benchmarks}
 
 
 class TransientError(Exception):

@@ -12,7 +12,7 @@ from evaluation.floors import discordance_within
 from evaluation.planning import required_repeats, variance_between_items
 from evaluation.sides import Pair
 from flagrelease.policy import Policy
-from flagrelease.records import BenchmarkVerdict, GateResult, Need, NoiseFloor, Verdict
+from flagrelease.records import BenchmarkRun, BenchmarkVerdict, GateResult, Need, NoiseFloor, Verdict
 
 MOST_REPEATS = 64
 """Above this, repeats are no practical answer; more items are."""
@@ -36,7 +36,7 @@ def noise(pair: Pair, found: BenchmarkVerdict, floor: NoiseFloor | None) -> Nois
     """The split for one benchmark, ψ_AA from repeats where there are some, else from the baseline's A/A run.
 
     Where neither is known all of it is taken for noise within the items, which repeats remove: the first added repeat
-    tells.
+    tells. A candidate that repeats its answers (greedy, one request at a time) has no such noise that repeats remove.
     """
     before = pair.baseline.run.repeats
     names = pair.baseline.names
@@ -46,6 +46,8 @@ def noise(pair: Pair, found: BenchmarkVerdict, floor: NoiseFloor | None) -> Nois
     variance = found.n * found.standard_error**2
     if repeated:
         within = sum(repeated) / len(repeated)
+    elif _repeats_itself(pair.candidate.run):
+        within = 0.0
     elif floor is not None:
         within = floor.discordance
     elif found.lost == found.won == 0:
@@ -54,6 +56,12 @@ def noise(pair: Pair, found: BenchmarkVerdict, floor: NoiseFloor | None) -> Nois
     else:
         within = variance / (0.5 * (1 / found.repeats + 1 / before))
     return Noise(variance_between_items(variance, within, found.repeats, before), within, before)
+
+
+def _repeats_itself(run: BenchmarkRun) -> bool:
+    """Whether the same question surely gets the same answer again. Log-likelihoods have no settings of generation."""
+    temperature = float(run.generation.get("temperature", 1 if run.generation else 0))
+    return temperature == 0 and run.concurrency == 1
 
 
 def needs(rows: Sequence[BenchmarkVerdict], splits: Mapping[str, Noise], policy: Policy) -> list[Need]:
@@ -71,21 +79,30 @@ def needs(rows: Sequence[BenchmarkVerdict], splits: Mapping[str, Noise], policy:
     limit = policy.pooled_margin_points / 100 / quantile * len(gated)
     excess = math.sqrt(sum(row.standard_error**2 for row in gated.values())) / limit if gated else 0.0
 
-    def squares() -> dict[str, float]:
-        return {name: splits[name].variance(count) / gated[name].n for name, count in repeats.items()}
+    def square(name: str, count: int) -> float:
+        return splits[name].variance(count) / gated[name].n
 
-    while math.sqrt(sum(squares().values())) > limit:
-        left = [name for name, count in repeats.items() if splits[name].within > 0 and count < MOST_REPEATS]
-        if not left:
-            wanted = dict.fromkeys(gated)
-            break
-        worst = max(left, key=lambda name: squares()[name])
-        repeats[worst] += 1
-        wanted[worst] = repeats[worst]
+    def unresolved(counts: Mapping[str, int]) -> bool:
+        return math.sqrt(sum(square(name, count) for name, count in counts.items())) > limit
+
+    varying = [name for name in gated if splits[name].within > 0]
+    if unresolved(repeats | {name: max(repeats[name], MOST_REPEATS) for name in varying}):
+        wanted = dict.fromkeys(gated)
+    else:
+        while unresolved(repeats):
+            left = [name for name in varying if repeats[name] < MOST_REPEATS]
+            worst = max(left, key=lambda name: square(name, repeats[name]))
+            repeats[worst] += 1
+            wanted[worst] = repeats[worst]
     # Where repeats decide the pooled mean, they decide the cell: what they cannot do for one benchmark does not matter.
     wanted = {name: count for name, count in wanted.items() if count is not None} or wanted
     return [
-        Need(benchmark=name, repeats=count, items=_items(gated[name], excess, policy))
+        Need(
+            benchmark=name,
+            repeats=count,
+            items=_items(gated[name], excess, policy),
+            varies=splits[name].within > 0,
+        )
         for name, count in sorted(wanted.items(), key=lambda pair: gated[pair[0]].resolution)
     ]
 
@@ -120,20 +137,24 @@ def next_repeats(
 
     A benchmark that is REGRESSED on its planned repeats is asked as often once more, whatever the budget: the
     confirmation. One that is undecided gets what it needs, least resolved first, as far as `left_s` goes; `seconds` is
-    what one repeat of each benchmark took.
+    what one repeat of each benchmark took. Where no number of repeats clears an equal system with the policy's power
+    (the baseline was asked too seldom), as many as are allowed of each benchmark that cannot resolve its margin still
+    make a decision likelier; all at once, as each further judgement is a further chance to be wrong.
     """
     rules = policy.escalation
     if rules is None or result.rule not in ("benchmark", "undecided"):
         return {}
-    asked = {row.benchmark: row.repeats for row in result.benchmarks}
+    rows = {row.benchmark: row for row in result.benchmarks}
     if result.rule == "benchmark":
         lost = [b.benchmark for b in result.benchmarks if b.role == "gated" and b.verdict is Verdict.REGRESSED]
-        return {name: 2 * planned[name] for name in lost if asked[name] <= planned[name]}
+        return {name: 2 * planned[name] for name in lost if rows[name].repeats <= planned[name]}
     chosen = {}
     for need in result.needs:
-        wanted = min(need.repeats or 0, rules.max_repeats)
-        cost = (wanted - asked[need.benchmark]) * seconds[need.benchmark]
-        if wanted > asked[need.benchmark] and cost <= left_s:
+        row = rows[need.benchmark]
+        likelier = rules.max_repeats if need.varies and row.resolution < 1 else row.repeats
+        wanted = min(need.repeats or likelier, rules.max_repeats)
+        cost = (wanted - row.repeats) * seconds[need.benchmark]
+        if wanted > row.repeats and cost <= left_s:
             chosen[need.benchmark] = wanted
             left_s -= cost
     return chosen

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from evaluation.accuracy import margin_points
 from evaluation.catalogue import Benchmark
+from evaluation.concurrency import requests_in_flight
 from evaluation.floors import discordance_within
 from evaluation.power import Expected
 from evaluation.prospect import Planned, prospect
@@ -225,5 +226,5 @@ def _times(evaluation: Evaluation | None, origin: Literal["earlier evaluation", 
     for item in evaluation.items:
         if item.latency_s is not None:
             spent[item.benchmark].append(item.latency_s)
-    in_flight = int(evaluation.provenance.engine_settings.get("concurrency", 1))
-    return {name: _Timing(sum(each) / len(each) / in_flight, origin) for name, each in spent.items()}
+    in_flight = requests_in_flight(evaluation)
+    return {name: _Timing(sum(each) / len(each) / in_flight[name], origin) for name, each in spent.items()}

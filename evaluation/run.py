@@ -68,9 +68,10 @@ def evaluate(
         )
         measured = _in_looks(asking, rule, progress, log) if rule else None
         measured = measured or asking.ask(None, progress)
-        if measured.concurrency and endpoint.concurrency > 1:
+        found = measured.run.concurrency
+        if found and endpoint.concurrency > 1:
             log(
-                f"evaluate: {benchmark.display}: up to {measured.concurrency} requests at once were found to be best "
+                f"evaluate: {benchmark.display}: up to {found} requests at once were found to be best "
                 f"(the cell allows {endpoint.concurrency})"
             )
         runs.append(measured.run)
@@ -116,9 +117,10 @@ class _StopRule:
             and len({answers[0].cluster or item for item, answers in self.baseline[benchmark.key].items()})
             >= policy.min_items
         ]
+        self._gated = max(1, len(gated))
         # The pooled mean has to be resolved as well, and benchmarks that stop at a look are the lucky ones.
         self._largest_error = 0.5 * pooled_standard_error_limit(
-            policy.pooled_margin_points / 100, max(1, len(gated)), policy.alpha, policy.power
+            policy.pooled_margin_points / 100, self._gated, policy.alpha, policy.power
         )
 
     def decided(self, benchmark: Benchmark, of: int, answers: Iterable[Item]) -> str | None:
@@ -140,6 +142,7 @@ class _StopRule:
             interim_z=self.rule.z,
             max_standard_error=self._largest_error,
             alpha=self.policy.alpha,
+            benchmarks=self._gated,
             clusters=clusters,
         )
         if found is None:
@@ -178,7 +181,7 @@ def _in_looks(asking: _Asking, stop: _StopRule, progress: Progress, log: Log) ->
             log(f"evaluate: {benchmark.display}: stopped after {asked:,} of {len(order):,} items: {found}")
             break
     run = part.run.model_copy(update={"items": asked, "stopped_of": len(order) if asked < len(order) else None})
-    return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)), part.concurrency)
+    return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)))
 
 
 class _WholeProgress:

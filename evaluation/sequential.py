@@ -94,6 +94,7 @@ def stop_at_look(
     interim_z: float,
     max_standard_error: float,
     alpha: float,
+    benchmarks: int,
     clusters: Sequence[Hashable] | None = None,
 ) -> Literal["cleared", "lost"] | None:
     """Whether the differences `d` known at an interim look already decide; None: ask on.
@@ -101,13 +102,17 @@ def stop_at_look(
     The level of the look is Φ(−interim_z), 0.00135 at 3. "cleared": at that level the lower bound of the mean, which
     allows for outcomes not seen yet, lies above −margin, and SE as the final verdict computes it (at `alpha`) is at
     most `max_standard_error` (`pooled_standard_error_limit`). "lost": the mean lies below −margin, and at that level
-    it is below 0.
+    divided by `benchmarks` it is below 0. As any of the benchmarks that are looked at may be falsely lost, their looks
+    share the level; without that, eight benchmarks raised the false alarms of equal cells from 3.4 to 4.7 %.
 
-    With many items the two are (mean + margin)/SE ≥ interim_z and mean/SE ≤ −interim_z. Levels rather than quotients
-    are compared because a few equal items have no SE to divide by.
+    With many items of one benchmark the two are (mean + margin)/SE ≥ interim_z and mean/SE ≤ −interim_z. Levels rather
+    than quotients are compared because a few equal items have no SE to divide by.
     """
     array = checked(d, "differences", -1.0, 1.0)
     check_share(margin, "margin")
+    if benchmarks < 1:
+        msg = f"benchmarks must be at least 1, not {benchmarks}"
+        raise ValueError(msg)
     if not (interim_z > 0 and max_standard_error > 0):
         msg = f"interim z and largest standard error must be positive, not {interim_z} and {max_standard_error}"
         raise ValueError(msg)
@@ -118,6 +123,6 @@ def stop_at_look(
         return "cleared"
     # On losses and gains of whole items McNemar's test is exact, however often they were asked.
     whole = bool(np.isin(array, (-1, 0, 1)).all())
-    if final.mean < -margin and loss_p_value(array, whole, clusters) <= level:
+    if final.mean < -margin and loss_p_value(array, whole, clusters) <= level / benchmarks:
         return "lost"
     return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -251,6 +252,7 @@ def score_interval(scores: ArrayLike, alpha: float) -> Interval:
     return Interval(max(0.0, mean - half), min(1.0, mean + half))
 
 
+@cache
 def power_quantile(alpha: float, power: float) -> float:
     """z(1 − alpha) + z(power): the standard errors between what is excluded at level `alpha` and what is true."""
     if not 0 < alpha < power < 1:

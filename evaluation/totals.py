@@ -9,7 +9,7 @@ import math
 
 import scipy
 
-from evaluation.statistics import ROUNDING, Difference, check_variance
+from evaluation.statistics import Difference
 
 
 def _check_score(score: float, n: int) -> None:
@@ -50,25 +50,3 @@ def unpaired_loss_p_value(score_b: float, n_b: int, score_c: float, n_c: int) ->
         return 1.0
     error = math.sqrt(pooled * (1 - pooled) * (1 / n_b + 1 / n_c))
     return float(scipy.stats.norm.cdf((score_c - score_b) / error))
-
-
-def difference_from_summary(mean: float, discordance: float, n: int, alpha: float) -> Difference:
-    """The interval that `paired_difference` would find for `n` items of which only two numbers are known.
-
-    SE = √((ψ − mean²)/n) with the discordance ψ, the mean square of the differences (as by `discordance_between`);
-    t(1 − alpha, n − 1). Its p-value is `t_loss_p_value`. One item says nothing of the spread, as in
-    `paired_difference`. ValueError where ψ < mean², which no differences have.
-    """
-    if not (-1 <= mean <= 1 and n >= 1):
-        msg = f"a mean must lie in [-1, 1] and be of at least one item, not {mean} of {n}"
-        raise ValueError(msg)
-    check_variance(discordance, "discordance")
-    variance = discordance - mean**2
-    if variance < -ROUNDING:
-        msg = f"a discordance of {discordance} cannot have a mean of {mean}: it must be at least the square of that"
-        raise ValueError(msg)
-    if n == 1:
-        return Difference(1, mean, 1.0, -1.0, 1.0, 1)
-    standard_error = math.sqrt(max(0.0, variance) / n)
-    half = float(scipy.stats.t.ppf(1 - alpha, n - 1)) * standard_error
-    return Difference(n, mean, standard_error, mean - half, mean + half, n)

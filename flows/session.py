@@ -247,11 +247,14 @@ class Session:
 
     def published(self) -> bool:
         """Whether what the stage `publish` did still stands."""
-        done = self.run.finished(Stage.PUBLISH)
-        return done is not None and (
-            not done.output["published"]
-            or publication_stands(self.store, self.publisher, self.release, self.job.target)
-        )
+        key = self.run.key(Stage.PUBLISH)
+        return still_published(self.store, self.publisher, key, self.release, self.job.target)
+
+
+def still_published(store: Store, publisher: FolderPublisher, key: str, release: int, target: str) -> bool:
+    """Whether what the stage `publish` with this key did for a release still stands."""
+    done = store.finished_stage(Stage.PUBLISH, key)
+    return done is not None and (not done.output["published"] or publication_stands(store, publisher, release, target))
 
 
 def publication_stands(store: Store, publisher: FolderPublisher, release: int, target: str) -> bool:
@@ -321,11 +324,6 @@ def finished_release(job: Job, host: Settings) -> int | None:
         row = store.release_by_key(the_plan.release_key)
         if row is None or row.state != "completed":
             return None
-        published = store.finished_stage(Stage.PUBLISH, the_plan.keys[Stage.PUBLISH])
-        stands = (
-            published is None
-            or not published.output["published"]
-            or publication_stands(store, publisher_of(host), row.id, job.target)
-        )
+        stands = still_published(store, publisher_of(host), the_plan.keys[Stage.PUBLISH], row.id, job.target)
         card = host.output_path / job.cell.id / "README.md"
         return row.id if stands and card.exists() else None

@@ -18,6 +18,7 @@ from flagrelease.card.build import card_data
 from flagrelease.card.compose import measured_card
 from flagrelease.card.files import card_files, write_card
 from flagrelease.card.lint import errors_of, knowledge
+from flagrelease.card.lint.stored import imported_cards
 from flagrelease.errors import PublishError
 from flagrelease.loading import load_chips, load_matrix
 from flagrelease.pipeline import StageOutput
@@ -208,7 +209,8 @@ def publish(session: Session, verdict: GateResult) -> StageOutput:
 
 def _refuse_errors(session: Session, text: str) -> None:
     """Raise PublishError where the card has errors: nobody should run into them before us."""
-    known = knowledge(load_matrix(session.host.matrix_path), load_chips(), load_benchmarks())
+    matrix, cards = load_matrix(session.host.matrix_path), imported_cards(session.store)
+    known = knowledge(matrix, load_chips(), load_benchmarks(), cards)
     found = errors_of(text, known, source="README.md")
     if found:
         raise PublishError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from evaluation import canary as canaries
 from evaluation import speed as speeds
-from evaluation.again import add_repeats
+from evaluation.again import add_repeats, seconds_of_a_repeat
 from evaluation.canary_probes import possible
 from evaluation.catalogue import load_benchmarks
 from evaluation.escalation import next_repeats
@@ -82,7 +82,7 @@ def wanted_repeats(session: Session, evaluation: Evaluation, left_s: float) -> d
         not_run={left_out.benchmark for left_out in session.job.not_run},
     )
     planned = {benchmark.key: benchmark.repeats for benchmark in session.job.benchmarks}
-    return next_repeats(result, planned, policy, seconds=_seconds(session, evaluation), left_s=left_s)
+    return next_repeats(result, planned, policy, seconds=seconds_of_a_repeat(evaluation), left_s=left_s)
 
 
 def more_is_wanted(session: Session, evaluation: int) -> bool:
@@ -91,15 +91,6 @@ def more_is_wanted(session: Session, evaluation: int) -> bool:
         return False
     whole = session.store.evaluation(session.store.known_evaluation(evaluation=evaluation))
     return bool(wanted_repeats(session, whole, 60 * session.job.cell.policy.escalation.budget_minutes))
-
-
-def _seconds(session: Session, evaluation: Evaluation) -> dict[str, float]:
-    """What one repeat of each benchmark took, from the times of its answers."""
-    spent = dict.fromkeys((run.benchmark for run in evaluation.benchmarks), 0.0)
-    for item in evaluation.items:
-        if item.repeat == 0:
-            spent[item.benchmark] += item.latency_s or 0.0
-    return {name: seconds / session.job.limits.concurrency for name, seconds in spent.items()}
 
 
 def escalate(session: Session, evaluation: int, server: ProcessServer | None, progress: Progress) -> StageOutput:

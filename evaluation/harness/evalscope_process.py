@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from evaluation.catalogue import Benchmark, Hub, Prepared
+from evaluation.harness.offline import OFFLINE
 from flagrelease.entry import Entry
 from flagrelease.errors import HarnessError, PreflightError
 from flagrelease.settings import settings
@@ -22,7 +23,6 @@ OWN_ENVIRONMENT = Path(".venv-evalscope/bin/evalscope")
 WORKER = Path(__file__).with_name("evalscope_worker.py")
 # Some of evalscope's own scorers still write the short name of the metric that its lists call accuracy.
 SHORT_NAMES = {"accuracy": "acc"}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 LAST_LINES = 5
 
 

@@ -49,8 +49,6 @@ class Measured(NamedTuple):
 
     run: BenchmarkRun
     items: list[Item]
-    concurrency: int | None = None
-    """Requests in flight that were found to be best; none where the harness does not look for it."""
 
 
 class Harness(Protocol):

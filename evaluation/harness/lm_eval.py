@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.catalogue import Hub, Prepared
 from evaluation.concurrency import Concurrency, TransientError
 from evaluation.harness.interface import Endpoint, Measured, Progress, Question, Selection
+from evaluation.harness.offline import offline
 from evaluation.journal import Answer, Journal
 from flagrelease.errors import FlagReleaseError, HarnessError, ServerError
 from flagrelease.records import BenchmarkRun, Item
@@ -26,10 +28,9 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 600
 SEED = 1234
 """Of the first repeat, and of every greedy request: lm-eval's own."""
-# Questions are read from local files, so nothing may go out to a hub; and our progress replaces its bars.
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 # What lm-eval's filters put where they find nothing to score.
 NOTHING_FOUND = "[invalid]"
+# Our progress replaces its bars.
 QUIET = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 # A proxy of the environment is for the world outside, not for the server on this host.
 DIRECT = {name: "127.0.0.1,localhost" for name in ("NO_PROXY", "no_proxy") if name not in os.environ}
@@ -100,19 +101,21 @@ class LmEval:
             harness=self.name,
             items=len(entries),
             repeats=len(selection.repeats),
+            concurrency=concurrency.level if missing else None,
         )
-        return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)), concurrency.level)
+        return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)))
 
     def _entries(self, prepared: Prepared) -> list[Entry]:
         if self._loaded is None or self._loaded[0] != prepared:
             self._loaded = None
-            offline = {} if isinstance(prepared.benchmark.dataset, Hub) else OFFLINE
-            os.environ.update(QUIET | DIRECT | offline)
+            os.environ.update(QUIET | DIRECT)
             logging.getLogger("lm_eval").setLevel(logging.ERROR)
             from evaluation.harness.lm_eval_tasks import load
 
             try:
-                self._loaded = (prepared, load(prepared.benchmark, prepared.folder))
+                # Local questions are read from files, so nothing may go out to a hub.
+                with nullcontext() if isinstance(prepared.benchmark.dataset, Hub) else offline():
+                    self._loaded = (prepared, load(prepared.benchmark, prepared.folder))
             except Exception as error:
                 raise _explained(prepared, None, error) from error
         return self._loaded[1]

@@ -100,8 +100,9 @@ class ToolCalls:
             harness=self.name,
             items=len(questions),
             repeats=len(selection.repeats),
+            concurrency=concurrency.level if missing else None,
         )
-        return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)), concurrency.level)
+        return Measured(run, sorted(items, key=lambda item: (item.item, item.repeat)))
 
 
 def _load(prepared: Prepared) -> dict[str, Asked]:

@@ -27,6 +27,8 @@ from flagrelease.records import Record
 MAX_BYTES = 4_000_000
 MAX_LINES = 20_000
 MAX_COLUMNS = 200
+LONGEST_TITLE = 200
+"""Characters up to which a title may be one that we know."""
 
 _MARK = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s")
 _REMEDY = "give the README.md of a model, or a folder that holds some"
@@ -172,7 +174,12 @@ class _Reader:
                 self.before(piece)
         titles = [safe_title(heading.text) for heading, _ in sections]
         return [
-            Section(level=heading.level, title=title, block=block_of(title), contents=contents)
+            Section(
+                level=heading.level,
+                title=title,
+                block=block_of(title) if len(title) <= LONGEST_TITLE else None,
+                contents=contents,
+            )
             for title, (heading, contents) in zip(titles, sections, strict=True)
         ]
 

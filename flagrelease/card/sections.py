@@ -68,6 +68,9 @@ HEADINGS = {
     Block.LICENCE: Heading(1, "License", "许可协议", ("Licence",)),
 }
 
+_LONGEST = 200
+"""Characters of a title that are looked at; none of ours is longer."""
+
 _CONTAINER = (Block.WEIGHTS, Block.IMAGE, Block.START, Block.SERVE)
 
 
@@ -94,7 +97,7 @@ def block_of(title: str) -> Block | None:
 
 def _plain(title: str) -> str:
     """A title without marks, additions in brackets and case."""
-    text = re.sub(r"[(（【\[].*?[)）】\]]", " ", title)
+    text = re.sub(r"[(（【\[].*?[)）】\]]", " ", title[:_LONGEST])
     return " ".join(re.sub(r"[*_`#:：]", " ", text).casefold().split())
 
 

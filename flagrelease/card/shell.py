@@ -117,11 +117,11 @@ def _commands(lines: Sequence[str]) -> list[Command]:
             continue
         if not parts:
             begin = number
-        quote = _open_quote(line, quote)
-        if not quote and _CONTINUED.search(line):
-            parts.append(_CONTINUED.sub("", line))
+        code, quote = _without_comment(line, quote)
+        if not quote and _CONTINUED.search(code):
+            parts.append(_CONTINUED.sub("", code))
             continue
-        parts.append(line)
+        parts.append(code)
         if quote:
             parts.append("\n")
             continue
@@ -131,7 +131,7 @@ def _commands(lines: Sequence[str]) -> list[Command]:
         # The quote never closes: each line is taken by itself.
         for number in range(begin, len(lines)):
             if lines[number].strip() and not lines[number].lstrip().startswith("#"):
-                found += _split(number, _CONTINUED.sub("", lines[number]))
+                found += _split(number, _CONTINUED.sub("", _without_comment(lines[number], "")[0]))
     elif parts:
         found += _split(begin, "".join(parts))
     return found
@@ -182,11 +182,11 @@ def _takes_next(word: str) -> bool:
     return False
 
 
-def _open_quote(line: str, quote: str) -> str:
-    """The quote that is open at the end of `line`, where `quote` was open at its begin."""
+def _without_comment(line: str, quote: str) -> tuple[str, str]:
+    """`line` up to its comment, and the quote that is open at its end; `quote` was open at its begin."""
     escaped = False
     before = " "
-    for char in line:
+    for index, char in enumerate(line):
         if escaped:
             escaped = False
         elif char == "\\" and quote != "'":
@@ -197,9 +197,9 @@ def _open_quote(line: str, quote: str) -> str:
         elif char in "'\"":
             quote = char
         elif char == "#" and before.isspace():
-            return quote
+            return line[:index], quote
         before = char
-    return quote
+    return line, quote
 
 
 def _split(line: int, text: str) -> list[Command]:
@@ -214,8 +214,6 @@ def _split(line: int, text: str) -> list[Command]:
     found: list[Command] = []
     current: list[str] = []
     for word in words:
-        if word.startswith("#"):
-            break
         if word in _SEPARATORS:
             if current:
                 found.append(Command(line, " ".join(text.split()), current))

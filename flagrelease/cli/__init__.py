@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from flagrelease.cli import baseline, benchmarks, card, gate, inspect, matrix, plan, release
+from flagrelease.cli import baseline, benchmarks, card, doctor, gate, inspect, matrix, plan, release
 from flagrelease.errors import FlagReleaseError
 
 INTERRUPTED = 130
@@ -22,6 +22,7 @@ app.command()(release.release)
 app.command()(release.serve)
 app.command()(release.deploy)
 app.command()(plan.plan)
+app.command()(doctor.doctor)
 app.command()(inspect.status)
 app.command()(inspect.show)
 app.command()(gate.gate)

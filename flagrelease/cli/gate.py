@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from evaluation.compare import Answers
     from flagrelease.records import GateResult
-    from flagrelease.store import Store
-    from flagrelease.store.queries import ReleaseView
 
 EXIT_CODES = {"CONSISTENT": 0, "REGRESSED": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 ANSWER_SHOWN = 40
@@ -36,10 +34,11 @@ def gate(name: ReleaseName, as_json: AsJson = False) -> None:
 
     from flagrelease.settings import settings
     from flagrelease.store import Store
+    from flagrelease.store.queries import judged_release
 
     store = Store.open(settings().store_url)
     try:
-        view, result, _ = _judged(store, name)
+        view, result, _ = judged_release(store, name)
     finally:
         store.close()
     if as_json:
@@ -68,11 +67,12 @@ def flips(
     from flagrelease.errors import BaselineError, UnknownNameError
     from flagrelease.settings import settings
     from flagrelease.store import Store
+    from flagrelease.store.queries import judged_release
     from flagrelease.yaml_file import suggest
 
     store = Store.open(settings().store_url)
     try:
-        view, result, candidate_id = _judged(store, name)
+        view, result, candidate_id = judged_release(store, name)
         if not result.paired:
             raise BaselineError(
                 f"release {view.id} was compared with published scores, whose answers nobody has: {result.baseline_id}",
@@ -155,28 +155,6 @@ def compare(
         _print_verdict(console, result, f"{candidate} against baseline {baseline}", thresholds.alpha)
         console.print(_text(f"not checked, as the files do not tell: {'; '.join(comparison.not_checked)}"))
     raise typer.Exit(EXIT_CODES[result.verdict])
-
-
-def _judged(store: Store, name: str) -> tuple[ReleaseView, GateResult, int]:
-    """The release called `name` (of a cell the newest with a verdict), its verdict, and the evaluation it is about."""
-    from sqlalchemy import select
-
-    from flagrelease.errors import UnknownNameError
-    from flagrelease.store.models import ReleaseRow, VerdictRow
-    from flagrelease.store.queries import find_release, release_view
-
-    view = newest = release_view(store, find_release(store, name))
-    if newest.gate is None and newest.cell == name:
-        with store.session() as session:
-            judged = select(ReleaseRow.id).join(VerdictRow).where(ReleaseRow.cell == name)
-            older = session.scalar(judged.order_by(ReleaseRow.id.desc()).limit(1))
-        view = newest if older is None else release_view(store, older)
-    if view.gate is None or view.candidate_id is None:
-        raise UnknownNameError(
-            f"there is no verdict on `{name}` in the store: release {newest.id} was not judged",
-            remedy=f"see where it stands: flagrelease show {newest.id}; go on: flagrelease release {newest.cell}",
-        )
-    return view, view.gate, view.candidate_id
 
 
 def _console() -> Console:

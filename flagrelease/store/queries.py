@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import Field
 from sqlalchemy import func, select
@@ -103,6 +104,31 @@ def find_release(store: Store, name: str, *, completed: bool = False) -> int:
             remedy="see what there is: flagrelease status; make one: flagrelease release <cell>",
         )
     return found
+
+
+class JudgedRelease(NamedTuple):
+    """A release with its verdict."""
+
+    view: ReleaseView
+    gate: GateResult
+    candidate_id: int
+    """The evaluation that the verdict is about."""
+
+
+def judged_release(store: Store, name: str) -> JudgedRelease:
+    """The release given by number, or the newest one of a cell that has a verdict; raises UnknownNameError."""
+    view = newest = release_view(store, find_release(store, name))
+    if newest.gate is None and newest.cell == name:
+        judged = select(ReleaseRow.id).join(VerdictRow).where(ReleaseRow.cell == name, ReleaseRow.state != IMPORTED)
+        with store.session() as session:
+            older = session.scalar(judged.order_by(ReleaseRow.id.desc()).limit(1))
+        view = newest if older is None else release_view(store, older)
+    if view.gate is None or view.candidate_id is None:
+        raise UnknownNameError(
+            f"there is no verdict on `{name}` in the store: release {newest.id} was not judged",
+            remedy=f"see where it stands: flagrelease show {newest.id}; go on: flagrelease release {newest.cell}",
+        )
+    return JudgedRelease(view, view.gate, view.candidate_id)
 
 
 def release_view(store: Store, release: int) -> ReleaseView:

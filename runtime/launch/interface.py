@@ -29,9 +29,14 @@ class Server(Protocol):
 
     base_url: str
     ready_after_s: float
+    log_path: Path
 
     def alive(self) -> bool:
         """Whether the server still runs."""
+        ...
+
+    def wait(self) -> None:
+        """Return when the server has ended."""
         ...
 
     def exit_reason(self) -> str:

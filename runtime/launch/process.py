@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import httpx
 import psutil
 
-from flagrelease.errors import PortError, ServerError
+from flagrelease.errors import ServerError
 from runtime.launch.interface import Log, ServerSpec
+from runtime.launch.owner import Owner, start_time, this_process
+from runtime.launch.ports import free_port, require_free
+from runtime.launch.readiness import indent, last_lines, wait_ready
+
+__all__ = ["ProcessLauncher", "ProcessServer", "free_port", "indent", "last_lines", "start_guarded", "stop_guarded"]
 
 GUARD = Path(__file__).with_name("guard.py")
-LAST_LINES = 15
 STOP_TIMEOUT_S = 20.0
-POLL_S = 0.2
-SAY_EVERY_S = 10.0
-PROBE = {"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
 SIGNALLED = 128
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def require_free(host: str, port: int) -> None:
-    """Raise PortError where another program listens on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ServerError(
-                    f"cannot listen on {host}:{port}: {error.strerror or error}",
-                    remedy="give an address of this host with --host",
-                ) from error
-            raise PortError(
-                f"port {port} on {host} is in use by another program",
-                remedy=f"end it (ss -ltnp 'sport = :{port}' names it) or choose another port with --port",
-            ) from error
 
 
 def start_guarded(argv: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
@@ -89,6 +61,7 @@ class ProcessServer:
 
     def __init__(self, process: subprocess.Popen[bytes], spec: ServerSpec) -> None:
         self._process = process
+        self._cell = spec.cell
         self.log_path = spec.log_path
         self.base_url = f"http://{spec.host}:{spec.port}"
         self.ready_after_s = 0.0
@@ -114,6 +87,13 @@ class ProcessServer:
             how = f"exited with code {code}"
         return f"{how}; last lines of {self.log_path}:\n{indent(last_lines(self.log_path))}"
 
+    def death(self, waited_s: float) -> ServerError:
+        """The error to raise where the server ended while it was loading."""
+        return ServerError(
+            f"the server of {self._cell} died while loading after {waited_s:.0f} s: {self.exit_reason()}",
+            remedy=f"the whole log: {self.log_path}",
+        )
+
     def stop(self) -> None:
         """End the server and everything it started."""
         stop_guarded(self._process)
@@ -138,7 +118,7 @@ class ProcessLauncher:
         record = self._state / f"{process.pid}.json"
         try:
             self._remember(record, process.pid, spec)
-            server.ready_after_s = _wait_ready(server, spec, log)
+            server.ready_after_s = wait_ready(server, spec, log)
             yield server
         finally:
             server.stop()
@@ -146,34 +126,21 @@ class ProcessLauncher:
 
     def _remember(self, record: Path, group: int, spec: ServerSpec) -> None:
         self._state.mkdir(parents=True, exist_ok=True)
-        owner = psutil.Process()
-        record.write_text(
-            json.dumps(
-                {
-                    "cell": spec.cell,
-                    "group": group,
-                    "started": psutil.Process(group).create_time(),
-                    "owner": owner.pid,
-                    "owner_started": owner.create_time(),
-                }
-            )
-        )
+        left = {"cell": spec.cell, "group": group, "started": start_time(group) or 0, "owner": this_process()}
+        record.write_text(json.dumps(left))
 
     def sweep(self, log: Log) -> None:
         """End servers whose owner is gone: their guard ends them itself, unless it was killed too."""
         for record in self._state.glob("*.json"):
             try:
                 left = json.loads(record.read_text())
-            except (ValueError, OSError):
+                owner = Owner(*left["owner"])
+            except (ValueError, TypeError, KeyError, OSError):
                 record.unlink(missing_ok=True)
                 continue
-            if _running(left["owner"], started=left["owner_started"]):
+            if not owner.gone():
                 continue
-            members = [
-                process
-                for process in psutil.process_iter()
-                if _group(process.pid) == left["group"] and _running(process.pid, not_before=left["started"])
-            ]
+            members = [process for process in psutil.process_iter() if _belongs(process.pid, left)]
             for process in members:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -183,14 +150,10 @@ class ProcessLauncher:
             record.unlink(missing_ok=True)
 
 
-def _running(pid: int, *, started: float | None = None, not_before: float = 0) -> bool:
-    """Whether this very process runs: numbers are used again, and zombies do not run."""
-    try:
-        process = psutil.Process(pid)
-        born = process.create_time()
-        return (started is None or born == started) and born >= not_before and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _belongs(pid: int, left: Mapping[str, Any]) -> bool:
+    """Whether the process is one of the server that `left` tells of, and no later one with the same number."""
+    started = start_time(pid)
+    return started is not None and _group(pid) == left["group"] and started >= left["started"]
 
 
 def _group(pid: int) -> int | None:
@@ -198,69 +161,3 @@ def _group(pid: int) -> int | None:
         return os.getpgid(pid)
     except ProcessLookupError:
         return None
-
-
-def _wait_ready(server: ProcessServer, spec: ServerSpec, log: Log) -> float:
-    start = time.monotonic()
-    say_at = start + SAY_EVERY_S
-    # A proxy of the environment is for the world outside, not for this host.
-    with httpx.Client(base_url=server.base_url, timeout=60, trust_env=False) as client:
-        while True:
-            waited = time.monotonic() - start
-            if not server.alive():
-                raise ServerError(
-                    f"the server of {spec.cell} died while loading after {waited:.0f} s: {server.exit_reason()}",
-                    remedy=f"the whole log: {spec.log_path}",
-                )
-            if waited > spec.ready_timeout_s:
-                raise ServerError(
-                    f"the server of {spec.cell} was not ready within {spec.ready_timeout_s:.0f} s: "
-                    f"{server.exit_reason()}",
-                    remedy="give it more time with the engine's setting ready_timeout_s, "
-                    f"or see why it hangs: {spec.log_path}",
-                )
-            if _answers(client, spec):
-                return time.monotonic() - start
-            if time.monotonic() > say_at:
-                say_at += SAY_EVERY_S
-                log(f"serve: loading for {waited:.0f} s: {last_lines(spec.log_path, 1).strip()[-100:]}")
-            time.sleep(POLL_S)
-
-
-def _answers(client: httpx.Client, spec: ServerSpec) -> bool:
-    """Whether the model is listed and answers a completion; a healthy /health proves neither."""
-    try:
-        models = client.get("/v1/models")
-        if models.status_code != httpx.codes.OK or spec.served_name not in models.text:
-            return False
-        answer = client.post("/v1/completions", json={"model": spec.served_name, **PROBE})
-    except httpx.TransportError:
-        return False
-    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        return False
-    try:
-        text = answer.json()["choices"][0]["text"]
-    except (ValueError, LookupError, TypeError):
-        text = ""
-    if not text.strip() or "\ufffd" in text:
-        raise ServerError(
-            f"the server of {spec.cell} answers a completion with HTTP {answer.status_code} and no sane text: "
-            f"{answer.text[:200]!r}",
-            remedy=f"the model or the engine's settings are broken; see {spec.log_path}",
-        )
-    return True
-
-
-def last_lines(path: Path, count: int = LAST_LINES) -> str:
-    """The last `count` lines of a text file; empty where there is none."""
-    try:
-        data = path.read_bytes()[-20_000:]
-    except OSError:
-        return ""
-    lines = [line for line in data.decode(errors="replace").splitlines() if line.strip()]
-    return "\n".join(lines[-count:])
-
-
-def indent(text: str) -> str:
-    """`text` moved to the right by four spaces."""
-    return "\n".join(f"    {line}" for line in text.splitlines())

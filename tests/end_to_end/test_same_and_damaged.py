@@ -1,9 +1,10 @@
-"""One real model, measured as a baseline, then released unharmed, coarser, and with a damaged matrix."""
+"""A baseline of one real model, killed in either pass; then the model released: unharmed, coarser, and damaged."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,42 @@ from evaluation.baseline import SHIPPED, load
 from flagrelease.loading import load_matrix
 from runtime import weights
 from tests.damage import damaged
-from tests.end_to_end.commands import MATRIX, environment, flagrelease, said
+from tests.end_to_end.commands import BIN, MATRIX, ROOT, environment, flagrelease, run, said, servers_below
 
 pytestmark = pytest.mark.needs("llama_cpp")
 CELL = "smollm2-cpu"
+ITEMS = 225
+ANSWERED = 120
 Change = Callable[[dict[str, Any]], None]
+
+# `<answers> <time> ARGUMENTS…`: runs the command, and kills it when it has so many answers for the so-manieth time.
+KILLED = """
+import os, signal, sys
+from flagrelease import cli
+from flows import serving
+
+count, left = int(sys.argv[1]), int(sys.argv[2])
+
+def die(self, benchmark, answered, total):
+    global left
+    left -= answered == count
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+serving.SaidProgress.__call__ = die
+sys.argv = ["flagrelease", *sys.argv[3:]]
+cli.main()
+"""
+# The flow, as a worker runs it; the server of Prefect is one for this run.
+FLOW = """
+import sys
+from pathlib import Path
+from flows.baseline import baseline
+from flows.local_server import prefect_server
+
+with prefect_server(Path(sys.argv[1]), print):
+    print("returned", baseline(cell="smollm2", engine="llama_cpp", output=sys.argv[2]))
+"""
 
 
 def short_matrix(folder: Path, change: Change = lambda _: None) -> Path:
@@ -27,7 +59,8 @@ def short_matrix(folder: Path, change: Change = lambda _: None) -> Path:
     matrix = yaml.safe_load(MATRIX.read_text())
     matrix["suites"]["smoke"] = ["addition"]
     matrix["policy"]["suites"]["smoke"]["canary"] |= {"prompts": 12, "tokens": 24}
-    matrix["models"]["smollm2"]["reference"] |= {"baseline": None, "again": {}}
+    # In the A/A pass it is served with another setting, one that changes no answer.
+    matrix["models"]["smollm2"]["reference"] |= {"baseline": None, "again": {"ready_timeout_s": 500}}
     change(matrix)
     path = folder / "matrix.yaml"
     path.write_text(yaml.safe_dump(matrix, allow_unicode=True, sort_keys=False))
@@ -35,16 +68,22 @@ def short_matrix(folder: Path, change: Change = lambda _: None) -> Path:
 
 
 class Place:
-    """A home with a baseline that llama.cpp measured, in which the cell is released."""
+    """A home with a baseline that llama.cpp measured in three runs, in which the cell is released."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env: Mapping[str, str] = environment(folder, FLAGRELEASE_MATRIX=str(short_matrix(folder)))
-        done = flagrelease("baseline", "run", CELL, "--output", folder / "baselines", env=self.env)
-        assert done.returncode == 0
-        (found,) = (folder / "baselines").iterdir()
+        self.folder, self.baselines = folder, folder / "baselines"
+        matrix = short_matrix(folder)
+        self.env: Mapping[str, str] = environment(folder, FLAGRELEASE_MATRIX=str(matrix), PYTHONPATH=str(ROOT))
+        command = ("baseline", "run", "smollm2", "--engine", "llama_cpp", "--output", self.baselines)
+        # The second run takes up the first pass with what it has, so the count is reached in the A/A pass.
+        self.killed = [
+            run(BIN / "python", "-c", KILLED, str(ANSWERED), str(time), *command, env=self.env) for time in (1, 2)
+        ]
+        self.too_early = list(self.baselines.iterdir())
+        self.done = run(BIN / "python", "-c", FLOW, folder / "prefect", self.baselines, env=self.env)
+        assert self.done.returncode == 0
+        (found,) = self.baselines.iterdir()
         self.baseline = found.name
-        self.about = json.loads((found / "baseline.json").read_text())
 
     def release(self, change: Change = lambda _: None) -> tuple[str, dict[str, Any]]:
         """Release the cell against the baseline; what was said, and the verdict."""
@@ -71,14 +110,34 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("same"))
 
 
+def test_a_baseline_that_was_killed_in_both_passes_goes_on_and_ends_as_it_should(place: Place) -> None:
+    for killed, reached in zip(place.killed, ("evaluate: Addition", "A/A: the same questions again"), strict=True):
+        assert killed.returncode == -signal.SIGKILL
+        assert reached in said(killed)
+    assert place.too_early == []
+    assert "first pass: kept from an earlier run" in said(place.done)
+    assert f"addition: {ANSWERED} answers kept from an earlier run" in said(place.done)
+    assert f"returned {place.baseline}" in place.done.stdout
+    assert servers_below(place.folder) == []
+
+    whole = load(place.baseline, place.baselines)
+    assert (whole.provenance.model, whole.provenance.engine) == ("smollm2", "llama_cpp")
+    assert len({item.item for item in whole.items}) == len(whole.items) == ITEMS
+    (floor,) = whole.floors
+    assert (floor.n, floor.flips, floor.how) == (ITEMS, 0, "served again with ready_timeout_s=500")
+    shown = flagrelease("baseline", "show", place.baseline, "--json", env=place.env)
+    assert json.loads(shown.stdout)["places"] == ["store"]
+    assert place.baseline in flagrelease("baseline", "list", env=place.env).stdout
+    assert list((place.folder / "state/work/answers").iterdir()) == []
+
+
 def test_the_same_model_is_consistent_with_itself(place: Place) -> None:
-    assert [(floor["benchmark"], floor["flips"]) for floor in place.about["floors"]] == [("addition", 0)]
     out, verdict = place.release()
     assert (verdict["verdict"], verdict["rule"]) == ("CONSISTENT", "pooled")
     assert verdict["canary"]["passed"]
     assert verdict["canary"]["found"]["top1_agreement"] == 1
     (row,) = verdict["benchmarks"]
-    assert (row["lost"], row["won"], row["n"]) == (0, 0, 225)
+    assert (row["lost"], row["won"], row["n"]) == (0, 0, ITEMS)
     assert "canary: passed" in out
 
 

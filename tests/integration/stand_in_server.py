@@ -1,4 +1,4 @@
-"""A stand-in for a model server: `stand_in_server.py MODE PORT`. It answers what an engine would, or fails as one."""
+"""A stand-in for a model server: `stand_in_server.py MODE PORT [HOST]`. It answers as an engine or fails as one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main() -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    HTTPServer((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1", port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

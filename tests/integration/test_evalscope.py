@@ -56,7 +56,7 @@ def nothing(*_: object) -> None:
 
 def test_each_answer_is_scored_and_knows_its_picture(harness: Evalscope, prepared: Prepared, tmp_path: Path) -> None:
     with served() as (_, endpoint):
-        run, items, _ = harness.measure(prepared, endpoint, tmp_path / "journal", nothing, Selection())
+        run, items = harness.measure(prepared, endpoint, tmp_path / "journal", nothing, Selection())
     assert (run.items, run.repeats, run.harness) == (ITEMS, 1, "evalscope")
     assert [item.item for item in items] == sorted(question.item for question in harness.questions(prepared))
 
@@ -76,7 +76,7 @@ def test_each_answer_is_scored_and_knows_its_picture(harness: Evalscope, prepare
 def test_what_is_selected_is_asked_as_often_as_wanted(harness: Evalscope, prepared: Prepared, tmp_path: Path) -> None:
     chosen = [question.item for question in harness.questions(prepared)[:5]]
     with served() as (_, endpoint):
-        run, items, _ = harness.measure(prepared, endpoint, tmp_path / "j", nothing, Selection((0, 1), chosen))
+        run, items = harness.measure(prepared, endpoint, tmp_path / "j", nothing, Selection((0, 1), chosen))
         told: list[tuple[int, int]] = []
         more = harness.measure(
             prepared,

@@ -70,7 +70,7 @@ def test_every_question_is_asked_with_its_tools_and_what_is_called_is_scored(
     prepared: Prepared, stand_in: StandInToolCaller, ask: Callable[..., Measured]
 ) -> None:
     told: list[tuple[str, int, int]] = []
-    run, items, _ = ask(progress=lambda *said: told.append(said))
+    run, items = ask(progress=lambda *said: told.append(said))
     assert (run.items, run.repeats, run.harness, run.generation) == (
         ITEMS, 1, "tool_calls", {"temperature": 0, "max_tokens": 512},
     )  # fmt: skip
@@ -118,7 +118,7 @@ def test_repeats_are_asked_each_with_its_seed_and_a_selection_alone(
 ) -> None:
     some = [question.item for question in ToolCalls().questions(prepared)][:5]
     ask(Selection((0,), some))
-    run, items, _ = ask(Selection((0, 1, 2), some))
+    run, items = ask(Selection((0, 1, 2), some))
     assert (run.items, run.repeats) == (5, 3)
     assert [(item.item, item.repeat) for item in items] == [(name, n) for name in sorted(some) for n in range(3)]
     assert len(stand_in.asked) == 15
@@ -185,7 +185,7 @@ def test_a_real_server_takes_tools_and_its_answers_can_be_judged(prepared: Prepa
     # Those that offer one tool: a processor takes seconds to read a longer prompt.
     some = [digest(question) for question in asked(prepared) if len(question["tools"]) == 1][:4]
     with llama_cpp(tmp_path, WITH_TOOLS) as endpoint:
-        _, items, _ = ToolCalls().measure(prepared, endpoint, tmp_path / "j", lambda *_: None, Selection((0,), some))
+        _, items = ToolCalls().measure(prepared, endpoint, tmp_path / "j", lambda *_: None, Selection((0,), some))
     assert len(items) == len(some)
     for item in items:
         assert item.answer

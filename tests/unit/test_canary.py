@@ -224,7 +224,13 @@ def test_texts_are_the_same_for_ever_differ_and_have_all_lengths() -> None:
 
 
 def answering(reply: Callable[[str, dict[str, Any]], httpx.Response]) -> httpx.MockTransport:
-    return httpx.MockTransport(lambda request: reply(request.url.path, json.loads(request.content)))
+    return httpx.MockTransport(lambda request: reply(request.url.path, json.loads(request.content or b"{}")))
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary_probes, "WAITS_S", (0, 0))
+    monkeypatch.setattr(canary_probes, "DYING_S", 0)
 
 
 def test_all_positions_come_from_one_request() -> None:
@@ -274,12 +280,12 @@ def test_a_server_that_adds_tokens_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["not a number", "breaks down"])
-def test_numbers_that_are_none_are_no_answer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canary_probes, "DYING_S", 0)
-
+def test_numbers_that_are_none_are_no_answer(kind: str) -> None:
     def broken_stand_in(path: str, body: dict[str, Any]) -> httpx.Response:
         if path == "/tokenize":
             return httpx.Response(200, json={"tokens": [4]})
+        if path == "/health":
+            return httpx.Response(200, json={})
         if kind == "breaks down":
             return httpx.Response(500, text="Out of range float values are not JSON compliant")
         told = [{"id": 3, "logprob": None}, {"id": 8, "logprob": -1.5}]
@@ -288,6 +294,58 @@ def test_numbers_that_are_none_are_no_answer(kind: str, monkeypatch: pytest.Monk
 
     probe = NextTokenLogprobs(Connection(alive(), answering(broken_stand_in)))
     assert probe.read(Text([5, 6], [8]), [0]) == [Answer([], None)]
+
+
+LISTED = {"choices": [{"prompt_logprobs": [None, None, {"8": {"logprob": -1.5, "rank": 1}}]}]}
+
+
+@pytest.mark.parametrize("passing", [429, 500, 502, 503, 504, "broken off"])
+def test_what_a_request_fails_of_by_the_way_is_not_the_models_fault(passing: int | str) -> None:
+    failures = iter([passing, passing])
+
+    def busy_stand_in(_: str, __: dict[str, Any]) -> httpx.Response:
+        match next(failures, None):
+            case int() as status:
+                return httpx.Response(status, text="try again")
+            case str():
+                raise httpx.ReadError("Connection reset by peer")
+        return httpx.Response(200, json=LISTED)
+
+    (answer,) = PromptLogprobs(Connection(alive(), answering(busy_stand_in))).read(Text([5, 6], [8]), [0])
+    assert answer.own == -1.5
+
+
+@pytest.mark.parametrize(
+    ("status", "health", "said"),
+    [
+        (503, 200, r"no time for the canary \(/v1/completions, HTTP 503\)"),
+        ("broken off", 200, "broke off the canary: Connection reset by peer"),
+        (500, 503, r"not well \(/health, HTTP 503\)"),
+    ],
+)
+def test_a_probe_that_cannot_be_made_is_no_verdict(status: int | str, health: int, said: str) -> None:
+    def ill_stand_in(path: str, _: dict[str, Any]) -> httpx.Response:
+        if path == "/health":
+            return httpx.Response(health)
+        if isinstance(status, str):
+            raise httpx.ReadError("Connection reset by peer")
+        return httpx.Response(status)
+
+    with pytest.raises(ServerError, match=said) as failed:
+        PromptLogprobs(Connection(alive(), answering(ill_stand_in))).read(Text([5, 6], [8]), [0])
+    assert "run the same command again" in failed.value.remedy
+
+
+def test_once_a_server_is_known_to_break_down_over_texts_nobody_waits_for_the_next() -> None:
+    asked = []
+
+    def broken_stand_in(path: str, _: dict[str, Any]) -> httpx.Response:
+        asked.append(path)
+        return httpx.Response(200 if path == "/health" else 500)
+
+    probe = PromptLogprobs(Connection(alive(), answering(broken_stand_in)))
+    assert [probe.read(Text([5, 6], [8]), [0]) for _ in range(2)] == [[Answer([], None)]] * 2
+    assert asked.count("/v1/completions") == 3 + 1
 
 
 def test_errors_name_what_the_server_said_and_why_it_is_gone() -> None:

@@ -328,7 +328,7 @@ def test_hostile_values_stay_text() -> None:
     assert "\u202e" not in text
     links = [child.attrs["href"] for token in _tokens(text) for child in token.children or [] if "href" in child.attrs]
     assert links[0] == "https://github.com/FlagOpen/FlagScale"
-    assert all(link.startswith("evidence/") for link in links[1:])
+    assert all(str(link).startswith("evidence/") for link in links[1:])
 
 
 def test_weights_come_from_where_the_cell_says() -> None:

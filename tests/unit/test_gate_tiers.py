@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from evaluation.again import seconds_of_a_repeat
 from evaluation.catalogue import Benchmark, load_benchmarks
 from evaluation.escalation import next_repeats
 from evaluation.gate import decide, decide_unpaired
@@ -248,6 +249,55 @@ def test_what_is_asked_again() -> None:
     assert next_repeats(undecided, {"mmlu": 1}, rules, seconds={"mmlu": 60.0}, left_s=enough) == {"mmlu": wanted}
     assert next_repeats(undecided, {"mmlu": 1}, rules, seconds={"mmlu": 60.0}, left_s=enough - 1) == {}
     assert next_repeats(gate(BASE), {"mmlu": 1}, rules, seconds={"mmlu": 60.0}, left_s=1e9) == {}
+
+
+def test_a_repeat_takes_as_long_as_the_requests_that_were_in_flight_allowed() -> None:
+    asked = with_provenance(repeated([(1.0, 0.0)] * 100), engine_settings={"concurrency": 16})
+    timed = with_items(asked, latency_s=2.0)
+    assert seconds_of_a_repeat(with_run(timed, concurrency=4)) == {"live": 100 * 2.0 / 4}
+    # Of an evaluation that does not tell, the cell's bound.
+    assert seconds_of_a_repeat(timed) == {"live": 100 * 2.0 / 16}
+
+
+def test_where_no_repeats_are_sure_to_decide_as_many_as_allowed_make_it_likelier() -> None:
+    rules = policy(escalation=ESCALATION)
+    undecided = gate(evaluation(mmlu=changed(1000, lost=100, won=100)), policy=rules)
+    assert [(need.repeats, need.varies) for need in undecided.needs] == [(None, True)]
+
+    def asked(result: GateResult, left_s: float) -> dict[str, int]:
+        return next_repeats(result, {"mmlu": 1}, rules, seconds={"mmlu": 60.0}, left_s=left_s)
+
+    assert asked(undecided, 7 * 60.0) == {"mmlu": 8}
+    assert asked(undecided, 7 * 60.0 - 1) == {}
+    row = undecided.benchmarks[0]
+    assert row.resolution < 1
+    # What resolves its margin already adds nothing, and what was asked as often as allowed is asked no more.
+    for change in ({"resolution": 1.2}, {"repeats": 8}):
+        assert asked(undecided.model_copy(update={"benchmarks": [row.model_copy(update=change)]}), 1e9) == {}
+
+
+@pytest.mark.parametrize(
+    ("generation", "concurrency", "varies"),
+    [
+        ({"temperature": 0.0}, 1, False),
+        ({"temperature": 0.0}, 16, True),
+        ({"temperature": 0.6}, 1, True),
+        ({}, 1, False),
+    ],
+)
+def test_a_candidate_that_repeats_its_answers_is_not_asked_again(
+    generation: dict[str, Any], concurrency: int, varies: bool
+) -> None:
+    rules = policy(escalation=ESCALATION)
+    changes: dict[str, Any] = {"generation": generation, "concurrency": concurrency}
+    candidate = with_run(evaluation(mmlu=changed(1000, lost=100, won=100)), **changes)
+    # The baseline changes answers where it is served otherwise, which says nothing of repeats of the candidate.
+    floor = NoiseFloor(benchmark="mmlu", n=1000, flips=200, discordance=0.2, how="in another precision")
+    baseline = with_run(BASE, **changes).model_copy(update={"floors": [floor]})
+    result = gate(candidate, baseline, policy=rules)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert [need.varies for need in result.needs] == [varies]
+    assert bool(next_repeats(result, {"mmlu": 1}, rules, seconds={"mmlu": 1.0}, left_s=1e9)) == varies
 
 
 # --- published scores without items -----------------------------------------------------------------------------------

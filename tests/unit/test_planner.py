@@ -29,7 +29,17 @@ from flagrelease.records import Evaluation, ImportedBaseline, NoiseFloor, Verdic
 from flagrelease.settings import data_path, settings
 from flagrelease.store import Store
 from tests.conftest import ROOT
-from tests.unit.gate_data import evaluation, half_right, item, provenance, repeated, run, with_items, with_provenance
+from tests.unit.gate_data import (
+    evaluation,
+    half_right,
+    item,
+    provenance,
+    repeated,
+    run,
+    with_items,
+    with_provenance,
+    with_run,
+)
 from tests.unit.policies import policy
 
 POWER_QUANTILE = stats.norm.ppf(0.95) + stats.norm.ppf(0.8)
@@ -266,6 +276,10 @@ def test_time_is_that_of_the_same_engine_before_that_of_the_baseline() -> None:
     assert (live.seconds, live.seconds_from) == (300 * 2 * 0.5 / 4, "earlier evaluation")
     assert (slow.seconds, slow.seconds_from) == (200 * 2.0, "baseline")
     assert plan.seconds == 475
+    # What was found to be best counts, not what the cell would allow.
+    found = with_run(earlier, concurrency=2)
+    live, _ = planned([benchmark("live", 300), benchmark("slow", 200)], None, baseline, earlier=found).benchmarks
+    assert live.seconds == 300 * 0.5 / 2
     assert planned([benchmark("live", 300)]).seconds is None
 
 

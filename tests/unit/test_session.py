@@ -10,7 +10,7 @@ from flagrelease.errors import PreflightError
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import Stage
 from flagrelease.settings import settings
-from flows.session import Job, finished_release, make_job, make_plan, open_session, publication_stands
+from flows.session import Job, finished_release, make_job, make_plan, open_session
 from runtime import gguf_float16
 
 pytestmark = pytest.mark.needs("llama_cpp")
@@ -38,13 +38,30 @@ def test_a_release_that_was_not_let_out_is_complete_too(job: Job) -> None:
 
 
 def test_a_publication_that_somebody_changed_does_not_stand(job: Job) -> None:
+    host = settings()
+    card = host.output_path / "smollm2-cpu" / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("card")
     with open_session(job, nothing) as session:
         publication = session.publisher.publish({"README.md": b"card"}, session.job.target)
         session.store.record_publication(session.release, publication)
-        stands = (session.store, session.publisher, session.release, session.job.target)
-        assert publication_stands(*stands)
-        next((settings().output_path / "hub").rglob("README.md")).write_text("another")
-        assert not publication_stands(*stands)
+        assert not session.published()
+        session.run.stage(Stage.PUBLISH, lambda: StageOutput({"published": True}))
+        assert session.published()
+    assert finished_release(job, host) == session.release
+    next((host.output_path / "hub").rglob("README.md")).write_text("another")
+    assert finished_release(job, host) is None
+    with open_session(job, nothing) as session:
+        assert not session.published()
+
+
+def test_a_release_without_a_publication_is_not_complete(job: Job) -> None:
+    card = settings().output_path / "smollm2-cpu" / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("card")
+    with open_session(job, nothing):
+        pass
+    assert finished_release(job, settings()) is None
 
 
 def test_one_cell_is_not_released_twice_at_once(job: Job) -> None:

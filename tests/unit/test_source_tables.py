@@ -6,11 +6,15 @@ the rules and prove nothing about the models.
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from scipy import stats
 
 from evaluation.accuracy import Cell as Judged
-from evaluation.accuracy import illustrated, judge
+from evaluation.accuracy import from_totals, judge
 from evaluation.catalogue import load_benchmarks
+from evaluation.statistics import Difference, t_loss_p_value
 from flagrelease.loading import load_matrix
 from flagrelease.matrix import Cell
 from flagrelease.records import Verdict
@@ -49,6 +53,13 @@ USUAL = {
 }
 
 
+def supposed(difference: float, psi: float, n: int) -> Difference:
+    """What n items of which the share ψ changed would say."""
+    error = math.sqrt((psi - difference**2) / n)
+    half = float(stats.t.ppf(0.95, n - 1)) * error
+    return Difference(n, difference, error, difference - half, difference + half, n)
+
+
 def judged(cell: Cell, psi: dict[str, float] | None = None) -> Judged:
     """The cell's table as the gate judges it."""
     table, rules = cell.published, policy()
@@ -60,7 +71,8 @@ def judged(cell: Cell, psi: dict[str, float] | None = None) -> Judged:
         scores = (float(row.baseline) / scale, float(row.candidate) / scale)
         # The rule by which a benchmark decides is its size alone here, as when these verdicts were first worked out.
         benchmark = BENCHMARKS[key].model_copy(update={"role": "gated", "margin_points": None})
-        rows.append(illustrated(scores, n, (psi or {}).get(key, usual), rules, benchmark))
+        found = supposed(scores[1] - scores[0], (psi or {}).get(key, usual), n)
+        rows.append(from_totals(found, t_loss_p_value(found), rules, benchmark, scores))
     return judge(rows, rules)
 
 

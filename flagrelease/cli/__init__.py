@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from flagrelease.cli import baseline, benchmarks, card, doctor, gate, inspect, matrix, plan, release
+from flagrelease.cli import baseline, benchmarks, card, doctor, gate, image, inspect, matrix, plan, release
 from flagrelease.errors import FlagReleaseError
 
 INTERRUPTED = 130
@@ -29,6 +29,7 @@ app.command()(gate.gate)
 app.command()(gate.flips)
 app.command()(gate.compare)
 app.add_typer(card.app, name="card")
+app.add_typer(image.app, name="image")
 app.add_typer(matrix.app, name="matrix")
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(baseline.app, name="baseline")

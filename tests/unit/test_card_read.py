@@ -99,6 +99,10 @@ def test_html_and_images_are_reported_and_not_kept() -> None:
     assert [line.number for line in reading.unplaced] == [3, 4, 5, 7]
 
 
+def test_addresses_of_links_are_reported() -> None:
+    assert unplaced("# T\n\n[x]: http://a.b\n") == [(3, "[x]: http://a.b")]
+
+
 def test_what_stands_before_the_first_heading_is_reported() -> None:
     assert unplaced("| a | b |\n|---|---|\n| 1 | 2 |\n\n```\nls\n```\n\n# T\n") == [
         (1, "a | b"),

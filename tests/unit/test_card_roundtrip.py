@@ -11,12 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from flagrelease.card.compose import measured_card
+from flagrelease.card.compose import measured_card, published_card
 from flagrelease.card.data import Block, Card, Client, Code, LicenceLine, Origin, Section, Table
 from flagrelease.card.facts import facts
 from flagrelease.card.read import read_card
 from flagrelease.card.render import render
 from flagrelease.card.styles import Language, Style
+from flagrelease.loading import load_chips, load_matrix, resolve
+from tests.conftest import ROOT
 from tests.unit import card_data
 from tests.unit.card_texts import Source, nasty_texts, sources
 
@@ -98,6 +100,14 @@ def test_our_own_cards_are_understood(cell: Any, style: Style, language: Languag
         assert getattr(found, field) == getattr(card, field), field
     known = [section for section in card.sections if section.block is not Block.VERIFICATION]
     assert [section for section in found.sections if section.block is not Block.VERIFICATION] == known
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_was_read_once_leaves_nothing_unplaced(language: Language) -> None:
+    cell = resolve(load_matrix(ROOT / "matrix.yaml"), load_chips(), "qwen3-metax")
+    first = read_card(render(published_card(cell, Style.CLASSIC, language)), source="card.md")
+    assert first.unplaced == []
+    assert read_card(render(first.card), source="card.md").unplaced == []
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

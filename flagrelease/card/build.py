@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import select
 
-from flagrelease.card.compose import in_style, measured_card, published_card
+from flagrelease.card.compose import in_language, in_style, measured_card, published_card
 from flagrelease.card.data import Card, CardData, CardRow, NotRun
 from flagrelease.card.importing import imported_card
 from flagrelease.card.styles import Language, Style
@@ -19,22 +19,26 @@ from flagrelease.store.queries import find_release, release_view
 
 
 def find_card(
-    store: Store, name: str, cells: Mapping[str, ResolvedCell], style: Style = Style.VERIFIED, language: Language = "en"
+    store: Store,
+    name: str,
+    cells: Mapping[str, ResolvedCell],
+    style: Style = Style.VERIFIED,
+    language: Language | None = None,
 ) -> Card:
     """The card of a release (by number), or of a cell: of its newest finished release, else of its published scores.
 
-    An imported release has the language that it was read in. Raises UnknownNameError where there is nothing to show.
+    Without `language` a card is English, an imported one as it was read. Raises UnknownNameError where there is none.
     """
     imported = imported_card(store, name)
     if imported:
-        return in_style(imported, style)
+        return in_language(in_style(imported, style), language or imported.language)
     try:
         release = find_release(store, name, completed=True)
     except UnknownNameError:
         if name in cells and cells[name].cell.published:
-            return published_card(cells[name], style, language)
+            return published_card(cells[name], style, language or "en")
         raise
-    return measured_card(card_data(store, release), style, language)
+    return measured_card(card_data(store, release), style, language or "en")
 
 
 class Snapshot(Record):

@@ -97,6 +97,17 @@ def in_style(card: Card, style: Style) -> Card:
     return card.model_copy(update={"sections": [*card.sections[:place], added, *card.sections[place:]]})
 
 
+def in_language(card: Card, language: Language) -> Card:
+    """An imported card with the headings and prose that are ours in another language; what else it says stays."""
+    if language == card.language:
+        return card
+    sections = [
+        section.model_copy(update={"title": HEADINGS[section.block].title(language)}) if section.block else section
+        for section in card.sections
+    ]
+    return card.model_copy(update={"language": language, "sections": sections})
+
+
 def _card(
     cell: ResolvedCell,
     contents: dict[Block, list[Content]],

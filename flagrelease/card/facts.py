@@ -102,7 +102,10 @@ def facts(card: Card, models: Mapping[str, Model] | None = None, chips: Mapping[
         images_run=[each.image for each in runs if each.image],
         run_options=run.options,
         container_name=next(iter(run.values("--name")), None),
-        mounts=[mount for value in run.values("-v", "--volume") if (mount := _mount(value))],
+        mounts=[
+            *(mount for value in run.values("-v", "--volume") if (mount := _mount(value))),
+            *(mount for value in run.values("--mount") if (mount := _bind(value))),
+        ],
         run_command=run.command,
         serve=list(dict.fromkeys(command.text for command in serving)),
         **_served(server),
@@ -192,6 +195,13 @@ def _download(command: Command) -> Download | None:
 def _mount(value: str) -> tuple[str, str] | None:
     host, colon, rest = value.partition(":")
     return (host, rest.partition(":")[0]) if colon else None
+
+
+def _bind(value: str) -> tuple[str, str] | None:
+    said = dict(part.partition("=")[::2] for part in value.split(","))
+    host = said.get("source") or said.get("src")
+    inside = said.get("target") or said.get("destination") or said.get("dst")
+    return (host, inside) if host and inside else None
 
 
 def _serving(card: Card) -> list[Command]:

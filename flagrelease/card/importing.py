@@ -34,6 +34,7 @@ class Imported(Record):
     card: Card | None = None
     unplaced: list[Line] = Field(default_factory=list)
     error: str | None = None
+    remedy: str | None = None
 
 
 class StoredCard(Record):
@@ -77,7 +78,7 @@ def import_cards(
         try:
             result = import_card(store, file, models, chips, source=name)
         except CardFileError as error:
-            result = Imported(file=clean(name), release=None, error=error.message)
+            result = Imported(file=clean(name), release=None, error=error.message, remedy=error.remedy)
         results.append(result)
         done(result)
     return results
@@ -100,7 +101,15 @@ def import_card(
         snapshot=StoredCard(card=card, unplaced=reading.unplaced).model_dump(mode="json"),
         code_version=__version__,
     )
-    return Imported(file=reading.source, release=release, new=new, cell=cell, card=card, unplaced=reading.unplaced)
+    stored = StoredCard(card=card, unplaced=reading.unplaced)
+    if not new:
+        # What was kept then is what is rendered now, also where the file went by another name.
+        with store.session() as session:
+            row = session.get_one(ReleaseRow, release)
+            cell, stored = row.cell, StoredCard.model_validate(row.snapshot)
+    return Imported(
+        file=reading.source, release=release, new=new, cell=cell, card=stored.card, unplaced=stored.unplaced
+    )
 
 
 def imported_card(store: Store, name: str) -> Card | None:

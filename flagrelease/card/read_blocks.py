@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _SEPARATOR = frozenset("|:- \t")
+_WITHIN = re.compile(r"(?:\s*(?:>|[-*+]\s|\d{1,9}[.)]\s))*")
+"""Marks of the quotes and lists that a table's line may stand in."""
 _BAR = re.compile(r"\\.|(\|)")
 _PROGRAMS = re.compile(
     r"\s*(?:\$ )?(?:sudo |[A-Z_0-9]+=\S+ )*"
@@ -74,7 +76,9 @@ def blocks(lines: list[str]) -> Blocks:
             index, table = _table(tokens, index, lines)
             pieces.append(table)
         elif token.type == "fence":
-            pieces.append(CodeBlock(begin, token.info.strip(), token.content.split("\n")[:-1]))
+            # A fence that the end of the file closes has no newline after its last line.
+            code = token.content.removesuffix("\n").split("\n") if token.content else []
+            pieces.append(CodeBlock(begin, token.info.strip(), code))
         elif token.type == "code_block":
             content = token.content.rstrip("\n").split("\n")
             if any(map(_PROGRAMS.match, content)):
@@ -116,7 +120,8 @@ def _table(tokens: list[Token], index: int, lines: list[str]) -> tuple[int, Tabl
         index += 1
     places = [begin, *range(begin + 2, begin + 1 + len(rows))]
     columns = len(rows[0])
-    return index, TableBlock(begin, rows, [(n, lines[n]) for n in places if any(_cells(lines[n])[columns:])])
+    cut = [(n, lines[n]) for n in places if any(_cells(_WITHIN.sub("", lines[n], count=1))[columns:])]
+    return index, TableBlock(begin, rows, cut)
 
 
 def _paragraph(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import math
+import tokenize
 import warnings
 from collections.abc import Sequence
 
 from flagrelease.card.data import Client
-from flagrelease.card.render import _snippet
+from flagrelease.card.render import snippet
 
 _LONGEST = 20_000
 _LARGEST = 10**15
@@ -21,9 +22,15 @@ def plain_client(lines: Sequence[str]) -> Client | None:
     """
     module = _module(lines)
     client = _client(module) if module else None
-    if module is None or client is None or any(line.lstrip().startswith("#") for line in lines):
+    if module is None or client is None or _commented(lines):
         return None
-    return client if ast.dump(module) == ast.dump(ast.parse("\n".join(_snippet(client)))) else None
+    return client if ast.dump(module) == ast.dump(ast.parse("\n".join(snippet(client)))) else None
+
+
+def _commented(lines: Sequence[str]) -> bool:
+    """Whether code that parses holds a comment, also behind a statement."""
+    source = iter([f"{line}\n" for line in lines])
+    return any(token.type == tokenize.COMMENT for token in tokenize.generate_tokens(lambda: next(source, "")))
 
 
 def any_client(lines: Sequence[str]) -> Client | None:

@@ -33,8 +33,9 @@ def front_matter(lines: list[str]) -> FrontMatter:
     last = next((n for n in range(begin + 1, len(lines)) if lines[n].rstrip() in {_MARK, "..."}), None)
     if last is None:
         return nothing
-    data, places, fault = _values(lines[begin + 1 : last])
-    return FrontMatter(begin, last + 1, data, {key: begin + line for key, line in places.items()}, fault)
+    # Empty lines in front, so that faults name the file's lines.
+    data, places, fault = _values([""] * (begin + 1) + lines[begin + 1 : last])
+    return FrontMatter(begin, last + 1, data, {key: line - 1 for key, line in places.items()}, fault)
 
 
 def _values(lines: list[str]) -> tuple[dict[str, Any] | None, dict[str, int], str | None]:

@@ -72,10 +72,10 @@ def _content(content: Content) -> str:
         case Code():
             return fenced(content.language, content.lines)
         case Client():
-            return fenced("python", _snippet(content))
+            return fenced("python", snippet(content))
 
 
-def _snippet(client: Client) -> list[str]:
+def snippet(client: Client) -> list[str]:
     """A chat request through the `openai` package. A string in JSON is one in Python too."""
     roles = [
         f'    {{"role": {_literal(message["role"])}, "content": {_literal(message["content"])}}}'

@@ -17,7 +17,9 @@ app = typer.Typer(no_args_is_help=True, help="Model cards: render, import, lint,
 def render(
     name: Annotated[str, typer.Argument(help="a release's number, or a cell (its newest finished release)")],
     style: Annotated[Style, typer.Option(help="classic: the source cards' sections, no more")] = Style.VERIFIED,
-    language: Annotated[Language, typer.Option(help="of headings and prose")] = "en",
+    language: Annotated[
+        Language | None, typer.Option(help="of headings and prose; an imported card's own by default")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="the card's file; by default README.md in FLAGRELEASE_OUTPUT/<cell>")
     ] = None,

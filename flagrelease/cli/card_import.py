@@ -17,7 +17,7 @@ _SHOWN = 100
 
 def import_(
     path: Annotated[Path, typer.Argument(help="a card's file, or a folder of cards (*.md in it and below)")],
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: an object, for a folder a list")] = False,
 ) -> None:
     """Read published cards into the store, as releases that were imported and not measured.
 
@@ -30,7 +30,7 @@ def import_(
     from rich.console import Console
     from rich.progress import Progress
 
-    from flagrelease.card.importing import card_sources, import_card, import_cards
+    from flagrelease.card.importing import card_sources, import_cards
     from flagrelease.errors import CardFileError
     from flagrelease.loading import load_chips, load_matrix
     from flagrelease.settings import settings
@@ -41,17 +41,15 @@ def import_(
     files = card_sources(path)
     store = Store.open(host.store_url)
     try:
-        if path.is_dir():
-            console = Console(file=sys.stderr)
-            with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-                task = progress.add_task("reading cards", total=len(files))
-                results = import_cards(store, path, models, chips, lambda _: progress.advance(task))
-        else:
-            results = [import_card(store, path, models, chips, source=path.name)]
+        console = Console(file=sys.stderr)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("reading cards", total=len(files))
+            results = import_cards(store, path, models, chips, lambda _: progress.advance(task))
     finally:
         store.close()
     if as_json:
-        typer.echo(json.dumps([_for_programs(result) for result in results], indent=1, ensure_ascii=False))
+        said = [_for_programs(result) for result in results]
+        typer.echo(json.dumps(said if path.is_dir() else said[0], indent=1, ensure_ascii=False))
     else:
         typer.echo("\n".join(line for result in results for line in _report(result)))
     failed = sum(result.error is not None for result in results)
@@ -69,6 +67,7 @@ def _report(result: Imported) -> Iterator[str]:
     """What became of a file, for people."""
     if result.card is None:
         yield f"{result.file}: NOT imported: {result.error}"
+        yield f"  -> {result.remedy}"
         return
     again = "" if result.new else " (imported before)"
     yield f"{result.file}: release {result.release}{again}, imported as {result.cell}"

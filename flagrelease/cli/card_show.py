@@ -40,7 +40,9 @@ def show(
         bool, typer.Option("--diff", help="show what differs from the card that the cell published last")
     ] = False,
     style: Annotated[Style, typer.Option(help="classic: the source cards' sections, no more")] = Style.VERIFIED,
-    language: Annotated[Language, typer.Option(help="of headings and prose")] = "en",
+    language: Annotated[
+        Language | None, typer.Option(help="of headings and prose; an imported card's own by default")
+    ] = None,
 ) -> None:
     """Show a card in the terminal, or with --html as a web page that works offline.
 
@@ -84,22 +86,24 @@ def _of_file(path: Path) -> _Shown:
     )
 
 
-def _of_store(name: str, style: Style, language: Language, host: Settings) -> _Shown:
+def _of_store(name: str, style: Style, language: Language | None, host: Settings) -> _Shown:
     from flagrelease.card.build import find_card
     from flagrelease.card.files import card_files
     from flagrelease.card.names import ORGANISATION
     from flagrelease.loading import load_chips, load_matrix, resolve_all
     from flagrelease.store import Store
+    from flagrelease.store.queries import release_view
 
     cells = {cell.id: cell for cell in resolve_all(load_matrix(host.matrix_path), load_chips())}
     with closing(Store.open(host.store_url)) as store:
         card = find_card(store, name, cells, style, language)
+        cell = release_view(store, int(name)).cell if name.isdecimal() else name
     files = {path: content.decode() for path, content in card_files(card).items()}
     return _Shown(
         files.pop("README.md"),
-        f"{ORGANISATION}/{card.release_name}",
+        f"{ORGANISATION}/{card.release_name}" if card.release_name else card.origin.source or name,
         files,
-        card.measured.cell.id if card.measured else name,
+        cell,
     )
 
 

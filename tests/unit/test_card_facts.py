@@ -196,3 +196,8 @@ def test_text_that_no_shell_accepts_is_still_split() -> None:
     found = commands(["echo it's", "docker pull x", "", "# a comment", "cd"])
     assert [command.words for command in found] == [["echo", "it's"], ["docker", "pull", "x"], ["cd"]]
     assert [command.words for command in commands(["ls 'a", "b' # it's", "cd"])] == [["ls", "a\nb"], ["cd"]]
+
+
+def test_mounts_of_either_option() -> None:
+    text = "docker run --mount type=bind,source=/nfs,target=/models -v /a:/b img:1"
+    assert of(code("Start the inference service", text)).mounts == [("/a", "/b"), ("/nfs", "/models")]

@@ -212,3 +212,22 @@ def test_an_imported_card_is_rendered_by_its_number(run: Command, folder: Path, 
     assert "| AIME | 0.700 | 0.733 |" in text
     assert "Only in words." not in text
     assert "Qwen3-8B-metax-FlagOS" in text
+
+
+def test_a_single_file_gives_programs_one_object(run: Command, folder: Path) -> None:
+    assert run("card", "import", folder / "b.md", "--json") == 0
+    found = json.loads(run.out)
+    assert (found["release"], found["new"]) == (1, True)
+    assert [line["text"] for line in found["unplaced"]] == ["Only in words."]
+    assert run("card", "import", folder / "broken.md", "--json") == CardFileError.exit_code
+    found = json.loads(run.out)
+    assert found["release"] is None
+    assert "not UTF-8" in found["error"]
+
+
+def test_a_file_that_is_known_by_another_name_is_reported_as_it_is_kept(store: Store, tmp_path: Path) -> None:
+    text = "# Benchmark Result\n\n| Metrics | A | B |\n|---|---|---|\n| x | 1 | 2 |\n"
+    first = one(store, tmp_path / "noname.md", text)
+    (tmp_path / "other.md").write_text(text)
+    again = import_card(store, tmp_path / "other.md", MODELS, CHIPS, source="other.md")
+    assert (again.release, again.new, again.cell) == (first, False, release_view(store, first).cell)

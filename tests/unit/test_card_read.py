@@ -342,3 +342,27 @@ def test_a_file_name_that_is_no_text_is_cleaned(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/x\xff\n.md"))
     path.write_text("# T\n")
     assert read_card_file(path).source == "x.md"
+
+
+def test_a_fence_that_the_end_of_the_file_closes_keeps_its_last_line() -> None:
+    assert contents("```bash\ncd x\nserve y") == [Code(language="bash", lines=["cd x", "serve y"])]
+    assert contents("```bash\ncd x\nserve y\n") == [Code(language="bash", lines=["cd x", "serve y"])]
+    assert contents("```\n```") == [Code(lines=[])]
+
+
+@pytest.mark.parametrize(("old", "new"), [('flagos"\n', 'flagos"  # served name\n'), ("False,\n", "False, # x\n")])
+def test_a_snippet_with_a_comment_stays_code(old: str, new: str) -> None:
+    (found,) = contents(f"```python\n{SNIPPET.replace(old, new)}```")
+    assert isinstance(found, Code)
+    assert new.strip() in "\n".join(found.lines)
+
+
+def test_rows_of_a_table_in_a_quote_are_placed() -> None:
+    assert unplaced("# T\n\n> | A | B |\n> |---|---|\n> | 1 | 2 |\n") == []
+
+
+def test_faults_of_front_matter_name_the_lines_of_the_file() -> None:
+    (_, reason), *_ = [
+        (line.number, line.reason) for line in read("---\nlicense: mit\nlicense: x\n---\n# T\n").unplaced
+    ]
+    assert "3" in reason

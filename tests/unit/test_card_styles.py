@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from flagrelease.card.compose import in_style, measured_card
+from flagrelease.card.compose import in_language, in_style, measured_card
 from flagrelease.card.data import Block, Card, CardData, Code, Origin, Section
 from flagrelease.card.files import card_files, write_card
 from flagrelease.card.render import render
@@ -127,3 +127,18 @@ def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write the card"):
         write_card(measured_card(PROCESS), tmp_path / "file" / "README.md")
+
+
+def test_an_imported_card_can_be_written_in_the_other_language() -> None:
+    sections = [
+        Section(level=1, title="Introduction", block=Block.INTRODUCTION),
+        Section(level=2, title="Notes", contents=[Code(language="bash", lines=["echo 1"])]),
+    ]
+    card = Card(
+        origin=Origin(kind="imported"), release_name="A", chip="Metax", container_release=None, sections=sections
+    )
+    assert in_language(card, "en") is card
+    text = render(in_language(card, "zh"))
+    assert "# 简介" in text
+    assert "## Notes\n\n```bash\necho 1\n```" in text
+    assert "模型 **A**" in text

@@ -130,7 +130,9 @@ def _mounts(subject: Subject) -> Iterator[Hit]:
     for path in dict.fromkeys(_served_paths(subject)):
         if not _below(path, inside) and not _below(inside, path):
             cause = f"the weights lie in `{inside}` inside the container, but `{path}` is served"
-            yield Hit("serve command", cause, subject.line(path))
+            asked = path in {client.model for client in subject.facts.clients}
+            place = "request of the client" if asked else "serve command"
+            yield Hit(place, cause, subject.line(f'"{path}"', f" {path}", path))
 
 
 def _inside(folder: str, mounts: list[tuple[str, str]]) -> str | None:

@@ -59,7 +59,7 @@ class Subject:
     @cached_property
     def lines(self) -> list[str]:
         """Lines of the text; the last one is empty where the text ends in a newline."""
-        return [line.removesuffix("\r") for line in self.text.split("\n")]
+        return self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
     @cached_property
     def scores(self) -> Scores:

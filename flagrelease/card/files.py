@@ -12,6 +12,12 @@ from flagrelease.card.render import PLOT, render, shows_plot
 from flagrelease.errors import OutputError
 
 
+def is_card_file(name: str) -> bool:
+    """Whether a name means a card's file, there or not; else it is a release's number or a cell."""
+    path = Path(name)
+    return "/" in name or path.suffix in {".md", ".txt"} or (path.is_file() and not name.isdecimal())
+
+
 def card_files(card: Card) -> dict[str, bytes]:
     """Everything that is published of a card but the evidence, by file name."""
     files = {"README.md": render(card).encode()}

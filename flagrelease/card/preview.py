@@ -145,10 +145,7 @@ def _words(value: object) -> list[str]:
 def _word(value: str | float) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    try:
-        text = str(value)
-    except ValueError:  # an integer of thousands of digits
-        return "…"
+    text = str(value)
     return text if len(text) <= WORD else text[:WORD] + "…"
 
 

@@ -12,6 +12,8 @@ from flagrelease.yaml_file import parse_yaml
 
 MAX_CHARACTERS = 50_000
 _MARK = "---"
+_LARGEST = 10**30
+"""Python refuses to write integers of thousands of digits."""
 
 
 class FrontMatter(NamedTuple):
@@ -61,4 +63,6 @@ def _plain(value: object) -> bool:
         return all(map(_plain, value))
     if isinstance(value, str):
         return all(clean(line) == line for line in value.split("\n"))
+    if isinstance(value, int):
+        return abs(value) < _LARGEST
     return not isinstance(value, float) or math.isfinite(value)

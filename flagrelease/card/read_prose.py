@@ -18,16 +18,19 @@ _LONGEST = 4000
 
 _NAME = r"\**(?P<name>[^\s*]{1,200})\**"
 _CHIP = r"\**(?P<chip>[^\s*,.，。][^*,.，。\n]{0,40}?)\**"
+_BOLD = r"\*\*(?P<name>[^\n]{1,300}?)\*\*"
 _IDENTITY = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
+        rf"\bthe {_BOLD} model (?:is|has been) (?:adapted|ported|migrated) (?:for|to) the {_CHIP} chips?\b",
         rf"\bthe {_NAME} model (?:is|has been) (?:adapted|ported|migrated) (?:for|to) the {_CHIP} chips?\b",
         rf"\b(?:adaptation and launch|adaptation|launch) of {_NAME} (?:on|for|to) (?:the )?{_CHIP} chips?\b",
         rf"^{_NAME} +provides an all-in-one deployment solution, enabling execution of \S{{1,200}} on {_CHIP} GPUs\b",
     )
 ]
 _CONTAINER = re.compile(
-    r"\breleased \**(?P<image>[^\s*]{1,100})\**(?P<rest>[^\s*]{0,100}) container image", re.IGNORECASE
+    r"\breleased (?:\*\*(?P<bold>[^\n*]{1,100})\*\*|(?P<image>[^\s*]{1,100}))(?P<rest>[^\s*]{0,100}) container image",
+    re.IGNORECASE,
 )
 _ENGINE = re.compile(r"\bintegration with the open-source \[?(?P<engine>FlagScale)\b", re.IGNORECASE)
 _URL = re.compile(r"https?://[A-Za-z0-9._~:/?#@!$&'()+,;=%-]{1,500}")
@@ -75,7 +78,9 @@ def values(text: str, *, licence: bool) -> list[Value]:
         found += [Value("release_name", plain_text(match["name"]), *match.span())]
         found += [Value("chip", plain_text(match["chip"]), *match.span())]
     if match := _CONTAINER.search(text):
-        found.append(Value("container_release", plain_text(match["image"]) + match["rest"], *match.span()))
+        found.append(
+            Value("container_release", plain_text(match["bold"] or match["image"]) + match["rest"], *match.span())
+        )
     if match := _ENGINE.search(text):
         found.append(Value("engine", match["engine"], *match.span()))
     return found + (_licence(text) if licence else [])

@@ -29,16 +29,16 @@ def lint(
 
     Exit code: 0 clean or notes only, 1 warnings, 2 errors; 10 and above: the card could not be checked.
     """
+    from flagrelease.card.files import is_card_file
     from flagrelease.card.lint import lint_text
     from flagrelease.errors import CardFileError
     from flagrelease.settings import settings
 
     host = settings()
     known = card_knowledge(host)
-    # A cell or a release goes before a file of the same name.
     path = Path(name)
     fixed: Fixed | None = None
-    if path.suffix == ".md" or (path.is_file() and not name.isdecimal()):
+    if is_card_file(name):
         text = _text(path)
         if fix:
             fixed = _fix(path, text, known)

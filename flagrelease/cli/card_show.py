@@ -49,11 +49,11 @@ def show(
     --style and --language are for cards from the store; a file is shown as it is.
     Exit code: 0, with --diff too, whether anything differs or not; 10 and above an error.
     """
+    from flagrelease.card.files import is_card_file
     from flagrelease.settings import settings
 
     host = settings()
-    is_file = "/" in name or name.endswith(".md")
-    shown = _of_file(Path(name)) if is_file else _of_store(name, style, language, host)
+    shown = _of_file(Path(name)) if is_card_file(name) else _of_store(name, style, language, host)
     if diff:
         _print_difference(shown, host)
     if html:

@@ -147,7 +147,7 @@ def test_front_matter_that_hubs_would_not_read_is_said() -> None:
         assert block in seen.text, "it is shown as it stands"
         assert "Title" in seen.text
     digits = page(f"---\na: 0x{'F' * 9000}\n---\n", title="a/b", pictures={})
-    assert "<dd>…</dd>" in digits
+    assert "not read" in digits
 
 
 def test_characters_that_hide_or_reorder_are_seen() -> None:

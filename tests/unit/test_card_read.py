@@ -366,3 +366,20 @@ def test_faults_of_front_matter_name_the_lines_of_the_file() -> None:
         (line.number, line.reason) for line in read("---\nlicense: mit\nlicense: x\n---\n# T\n").unplaced
     ]
     assert "3" in reason
+
+
+@pytest.mark.parametrize("name", ["Robo Brain 2", "{{ 7*7 }}", "A-FlagOS"])
+def test_a_name_in_bold_may_hold_anything(name: str) -> None:
+    card = read(f"# Introduction\n\nHere the **{name}** model is adapted for the Kunlunxin XPU chip.\n").card
+    assert (card.release_name, card.chip) == (name, "Kunlunxin XPU")
+
+
+def test_a_container_release_in_bold_may_hold_spaces() -> None:
+    card = read("# Integrated Deployment\n\n- Released **FlagOS-Metax C550** container image supporting it\n").card
+    assert card.container_release == "FlagOS-Metax C550"
+
+
+def test_a_number_without_end_in_front_matter_is_reported() -> None:
+    found = read(f"---\na: 0x{'F' * 9000}\n---\n# T\n")
+    assert found.card.front_matter is None
+    assert found.unplaced

@@ -118,6 +118,11 @@ class JudgedRelease(NamedTuple):
 def judged_release(store: Store, name: str) -> JudgedRelease:
     """The release given by number, or the newest one of a cell that has a verdict; raises UnknownNameError."""
     view = newest = release_view(store, find_release(store, name))
+    if newest.imported:
+        raise UnknownNameError(
+            f"release {newest.id} was imported from a card and not measured, so there is no verdict",
+            remedy=f"see what stands on it: flagrelease show {newest.id}",
+        )
     if newest.gate is None and newest.cell == name:
         judged = select(ReleaseRow.id).join(VerdictRow).where(ReleaseRow.cell == name, ReleaseRow.state != IMPORTED)
         with store.session() as session:

@@ -11,7 +11,7 @@ from evaluation import canary, journal
 from flagrelease import cli
 from flagrelease.publish import folder
 from flows import serving, stages
-from runtime.launch import process
+from runtime.launch import readiness
 
 KEPT_ANSWERS = 120
 
@@ -38,7 +38,7 @@ def main() -> None:
     else:
         where, name = {
             "build": (serving, "model_path"),
-            "serve": (process, "_answers"),
+            "serve": (readiness, "_answers"),
             "canary": (canary, "read"),
             "decide": (stages, "decide_by_gate"),
             "card": (stages, "card_files"),

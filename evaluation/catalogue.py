@@ -7,6 +7,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -127,16 +128,18 @@ class Prepared(NamedTuple):
 
 def load_benchmarks() -> dict[str, Benchmark]:
     """All benchmarks by key; raises MatrixError naming file and line."""
-    found = {}
-    for file in sorted(files("evaluation").joinpath("benchmarks").iterdir(), key=lambda entry: entry.name):
-        path = Path(str(file))
-        if path.suffix == ".yaml":
-            data, positions = load_yaml(path)
-            benchmark = validate(Benchmark, path, data, positions)
-            if benchmark.key != path.stem:
-                raise MatrixError(f"{path}: key is {benchmark.key}", remedy=f"name the file {benchmark.key}.yaml")
-            found[benchmark.key] = benchmark
-    return found
+    folder = Path(str(files("evaluation").joinpath("benchmarks")))
+    found = (_benchmark(path, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.yaml")))
+    return {benchmark.key: benchmark for benchmark in found}
+
+
+@cache
+def _benchmark(path: Path, changed: int) -> Benchmark:  # noqa: ARG001 - a file that was changed is read anew
+    data, positions = load_yaml(path)
+    benchmark = validate(Benchmark, path, data, positions)
+    if benchmark.key != path.stem:
+        raise MatrixError(f"{path}: key is {benchmark.key}", remedy=f"name the file {benchmark.key}.yaml")
+    return benchmark
 
 
 def select(benchmarks: dict[str, Benchmark], suite: Sequence[str]) -> list[Benchmark]:

@@ -116,7 +116,7 @@ def stop_at_look(
     if not (interim_z > 0 and max_standard_error > 0):
         msg = f"interim z and largest standard error must be positive, not {interim_z} and {max_standard_error}"
         raise ValueError(msg)
-    level = float(scipy.stats.norm.sf(interim_z))
+    level = float(scipy.special.ndtr(-interim_z))
     final = allow_for_unseen(paired_difference(array, alpha, clusters), alpha)
     interim = allow_for_unseen(paired_difference(array, level, clusters), level)
     if interim.lower > -margin and final.standard_error <= max_standard_error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,7 @@ def test_another_offered_tool_and_a_call_that_is_not_needed_are_wrong_though_val
         assert (decision.right, decision.valid) == (False, True)
 
 
+@cache
 def item(number: int, called: bool, valid: bool = True, repeat: int = 0) -> Item:
     """The answer to one question; the first 120 need a tool."""
     decision = Decision(

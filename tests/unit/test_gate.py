@@ -352,7 +352,7 @@ def test_error_rates() -> None:
         return Evaluation(provenance=provenance(), benchmarks=[run(name, n) for name in names], items=items)
 
     base = evaluation(**dict.fromkeys(names, half_right(n)))
-    runs, losses = 80, 30
+    runs, losses = 40, 20
     false_alarms = sum(gate(drawn(0.0), base).verdict is Verdict.REGRESSED for _ in range(runs)) / runs
     assert false_alarms <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
     assert sum(gate(drawn(0.05), base).verdict is Verdict.REGRESSED for _ in range(losses)) / losses >= 0.9

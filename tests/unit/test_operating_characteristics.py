@@ -40,6 +40,7 @@ from benchmarks.gate_simulation import (
     unfolded,
 )
 from benchmarks.gate_vectorised import OTHERS, find, judge, stop, wanted
+from evaluation.accuracy import from_scores
 from evaluation.catalogue import load_benchmarks
 from evaluation.floors import discordance_between, discordance_within
 from evaluation.statistics import Floats
@@ -111,6 +112,23 @@ def test_the_gate_itself_says_the_same(procedure: Procedure) -> None:
     for truth, hit in ((EQUAL, None), (ONE, None), (FIVE, "musr")):
         found = simulate(Condition("text", truth, procedure, 2, hit), checked=2)
         assert sum(found.verdicts.values()) == 2
+
+
+@pytest.mark.parametrize(("psi", "repeats"), [(0.2, (1, 1)), (0.1, (2, 3)), (0.002, (1, 1)), (1e-9, (1, 1))])
+def test_what_is_found_on_a_benchmark_is_what_the_gate_finds(psi: float, repeats: tuple[int, int]) -> None:
+    # With few changed answers, and with none, the interval is that of what the items leave unseen.
+    who, (_, policy) = MANY._replace(n=1000, psi=psi), populations("text")
+    (counts,) = draw(kinds(who, 0.01 * psi), [who.n], repeats, 5, np.random.default_rng(6))
+    found = find(counts, np.full(5, repeats[0]), repeats[1], policy.alpha)
+    for release in range(5):
+        scores = unfolded(counts[release], repeats)
+        row = from_scores("b", *scores, policy)
+        ours = [each[release] for each in (found.mean, found.standard_error, found.lower, found.p_value)]
+        assert ours == pytest.approx([row.difference, row.standard_error, row.lower, row.p_value], abs=1e-12)
+        assert (found.candidate[release], found.baseline[release]) == pytest.approx((row.candidate, row.baseline))
+        for side, error, within in zip(scores, found.errors, found.within, strict=True):
+            assert error[release] == pytest.approx(side.mean(axis=1).std(ddof=1) / math.sqrt(who.n))
+            assert within[release] == pytest.approx(discordance_within(side) if side.shape[1] > 1 else 0.0)
 
 
 def test_a_rule_that_differs_from_the_gate_is_noticed() -> None:

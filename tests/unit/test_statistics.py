@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -262,7 +263,10 @@ def test_loss_without_variance(n: int, single: bool) -> None:
 @given(p_value_lists)
 @relaxed
 def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
-    assert holm(p_values) == near(multipletests(p_values, method="holm")[1])
+    # It collects garbage in each call, which takes long beside other tests.
+    with patch("gc.collect"):
+        oracle = multipletests(p_values, method="holm")[1]
+    assert holm(p_values) == near(oracle)
 
 
 def test_holm_of_ties_and_extremes() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flagrelease.records import Stack
+
 Capability = Literal["generate", "prompt_logprobs", "next_token_logprobs"]
 WeightsFormat = Literal["gguf", "gguf-float16", "safetensors"]
+
+
+IMAGE_HOME = "/opt/flagrelease"
+"""Where an image holds what FlagRelease adds to its base."""
 
 
 class EngineSettings(BaseModel):
@@ -28,6 +35,9 @@ class ServeRequest(NamedTuple):
     served_name: str
     host: str
     port: int
+    stack: Stack = Stack.NATIVE
+    inside: bool = False
+    """Whether the server runs in a container of the cell's image: with its programs, not with those of this host."""
 
 
 class ServerCommand(NamedTuple):
@@ -35,6 +45,13 @@ class ServerCommand(NamedTuple):
 
     argv: list[str]
     environment: Mapping[str, str]
+    typed: Sequence[str] = ()
+    """Lines that start the same in a shell; none: the argument list does."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What a person types into a shell that has the environment."""
+        return list(self.typed) or [shlex.join(self.argv)]
 
 
 class Engine(Protocol):
@@ -42,6 +59,8 @@ class Engine(Protocol):
 
     name: str
     display: str
+    package: str
+    """The Python package that serves, by which an image's inventory knows its version."""
     capabilities: frozenset[Capability]
 
     def settings(self, raw: Mapping[str, Any]) -> EngineSettings:
@@ -53,7 +72,7 @@ class Engine(Protocol):
         ...
 
     def version(self) -> str:
-        """Version of the installed engine; raises PreflightError saying how to install it."""
+        """Version of the engine that is installed on this host; raises PreflightError saying how to install it."""
         ...
 
     def command(self, request: ServeRequest, raw: Mapping[str, Any]) -> ServerCommand:

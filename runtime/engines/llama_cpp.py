@@ -11,9 +11,17 @@ from typing import Any, Literal
 from pydantic import Field
 
 from flagrelease.errors import PreflightError
-from runtime.engines.interface import Capability, EngineSettings, ServerCommand, ServeRequest, WeightsFormat
+from runtime.engines.interface import (
+    IMAGE_HOME,
+    Capability,
+    EngineSettings,
+    ServerCommand,
+    ServeRequest,
+    WeightsFormat,
+)
 
 SERVER = Path(__file__).with_name("llama_cpp_server.py")
+SERVER_INSIDE = f"{IMAGE_HOME}/{SERVER.name}"
 
 
 class LlamaCppSettings(EngineSettings):
@@ -30,6 +38,7 @@ class LlamaCpp:
 
     name = "llama_cpp"
     display = "llama.cpp (xllamacpp)"
+    package = "xllamacpp"
     capabilities: frozenset[Capability] = frozenset({"generate", "next_token_logprobs"})
 
     def settings(self, raw: Mapping[str, Any]) -> LlamaCppSettings:
@@ -50,7 +59,7 @@ class LlamaCpp:
             ) from error
 
     def command(self, request: ServeRequest, raw: Mapping[str, Any]) -> ServerCommand:
-        """A Python process that holds llama.cpp's server."""
+        """A Python process that holds llama.cpp's server; it has nothing that a stack could change."""
         settings = self.settings(raw)
         options = {
             "model": request.model_path,
@@ -61,5 +70,6 @@ class LlamaCpp:
             "context": settings.context,
             "slots": settings.concurrency,
         }
-        argv = [sys.executable, str(SERVER), *(f"--{name}={value}" for name, value in options.items())]
+        program = ["python3", SERVER_INSIDE] if request.inside else [sys.executable, str(SERVER)]
+        argv = [*program, *(f"--{name}={value}" for name, value in options.items())]
         return ServerCommand(argv, {})

@@ -39,6 +39,7 @@ class Vllm:
 
     name = "vllm"
     display = "vLLM"
+    package = "vllm"
     capabilities: frozenset[Capability] = frozenset({"generate", "prompt_logprobs"})
 
     def settings(self, raw: Mapping[str, Any]) -> VllmSettings:
@@ -57,7 +58,7 @@ class Vllm:
         """`vllm serve` with the tokenizer endpoint that log-likelihood tasks need."""
         settings = self.settings(raw)
         argv = [
-            str(executable()),
+            "vllm" if request.inside else str(executable()),
             "serve",
             str(request.model_path),
             f"--host={request.host}",

@@ -14,13 +14,12 @@ from pydantic import Field
 from flagrelease.errors import ImageError
 from flagrelease.records import Record, digest
 from flagrelease.settings import data_path
+from runtime.engines.interface import IMAGE_HOME
 from runtime.image.recipe import Recipe
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-HOME = "/opt/flagrelease"
-"""Where an image holds what FlagRelease adds to its base."""
 KEY_LABEL = "io.flagos.flagrelease.key"
 SOURCE = "https://github.com/flagos-ai/FlagRelease"
 INSIDE = Path(__file__).with_name("inside")
@@ -68,7 +67,7 @@ def render(recipe: Recipe, wheels: Iterable[str]) -> str:
             recipe=recipe,
             packages=packages,
             pip=next((name for name in wheels if name.startswith("pip-")), None),
-            home=HOME,
+            home=IMAGE_HOME,
             labels=_label_line(
                 {
                     "io.flagos.flagrelease.chip": recipe.chip,
@@ -78,7 +77,7 @@ def render(recipe: Recipe, wheels: Iterable[str]) -> str:
                     "org.opencontainers.image.version": recipe.versions,
                 }
             ),
-            command=["python3", f"{HOME}/{server}", "--help"]
+            command=["python3", f"{IMAGE_HOME}/{server}", "--help"]
             if server in image_files(recipe)
             else ["sleep", "infinity"],
         )

@@ -54,7 +54,7 @@ engine: ## Start a Docker engine and two registries for tests on a Debian machin
 	@infra/engine/base-image.sh
 
 test: $(VENV)/.dev ## Run all tests that this machine has the parts for
-	@$(BIN)/pytest --numprocesses 2 --dist loadscope
+	@$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 12
 
 test-fast: $(VENV)/.dev ## Run the tests without servers, engines and databases (under a minute)
 	@$(BIN)/pytest --numprocesses 2 tests/unit

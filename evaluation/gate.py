@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from evaluation import accuracy, escalation, fidelity, statistics, totals
 from evaluation.catalogue import Benchmark
-from evaluation.hygiene import LOOKS_UNLIKE, hygiene, same_model
+from evaluation.hygiene import LOOKS_UNLIKE, hygiene, operators_ran, same_model
 from evaluation.sides import Pair, pairs
 from flagrelease.policy import Policy
 from flagrelease.records import (
@@ -42,24 +42,27 @@ def decide(
     not_run: Collection[str] = (),
     canary: CanaryResult | None = None,
     speed: Sequence[SpeedVerdict] = (),
+    operators: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> GateResult:
     """The verdict on a cell with its derivation.
 
     The first rule that applies decides. `canary`: a failed one is REGRESSED, and no benchmark was asked (INVALID where
-    it was of another model). `hygiene`: a failed check is INVALID, unless it only says that the answers look unlike the
-    baseline's and a loss is shown. `benchmark`: REGRESSED where a gated benchmark is. `fidelity`, `speed`: REGRESSED
-    where tool calls or throughput fall below what is allowed. Then `pooled`: CONSISTENT where the pooled mean is
-    non-inferior and no throughput is in doubt. Else `undecided`: INCONCLUSIVE, with what would decide.
+    it was of another model, or nothing shows that FlagGems ran). `hygiene`: a failed check is INVALID, unless it only
+    says that the answers look unlike the baseline's and a loss is shown. `benchmark`: REGRESSED where a gated benchmark
+    is. `fidelity`, `speed`: REGRESSED where tool calls or throughput fall below what is allowed. Then `pooled`:
+    CONSISTENT where the pooled mean is non-inferior and no throughput is in doubt. Else `undecided`: INCONCLUSIVE, with
+    what would decide.
 
     A benchmark is flagged `different` if the upper bound exceeds the margin and the lower bound exceeds 0: without the
-    second condition every interval that is wide for want of items would be flagged as a gain. `notes` are warnings of
-    the release, such as a tier that could not be measured.
+    second condition every interval that is wide for want of items would be flagged as a gain. `operators`: those of
+    FlagGems that ran, as the candidate's server listed them; none where its stack has none to run. `notes` are warnings
+    of the release, such as a tier that could not be measured.
     """
     given = {"baseline_id": baseline_id, "overrides": list(overrides), "canary": canary, "speed": list(speed)}
     if canary is not None and not canary.passed:
-        checks = same_model(candidate, baseline)
+        checks = [*same_model(candidate, baseline), *operators_ran(operators)]
         other = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
         return GateResult(
             verdict=Verdict.INVALID if other else Verdict.REGRESSED,
@@ -71,7 +74,7 @@ def decide(
             warnings=list(notes),
             **given,
         )
-    checks = hygiene(candidate, baseline, policy, not_run=not_run)
+    checks = [*hygiene(candidate, baseline, policy, not_run=not_run), *operators_ran(operators)]
     failed = [check for check in checks if not check.passed]
     shared = [pair for pair in pairs(candidate, baseline) if pair.baseline.items]
     floors = {floor.benchmark: floor for floor in baseline.floors}
@@ -192,6 +195,7 @@ def decide_unpaired(
     baseline_id: str,
     policy: Policy,
     benchmarks: Mapping[str, Benchmark],
+    operators: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> GateResult:
@@ -199,6 +203,7 @@ def decide_unpaired(
 
     `candidate`: score and number of items of each benchmark. Nothing tells that both sides were asked the same, and
     without pairs the interval is too wide to exclude a loss honestly; a loss that shows all the same is a loss.
+    `operators`: as in `decide`; INVALID where nothing shows that they ran.
     """
     rows, unknown = [], []
     for score in baseline.scores:
@@ -223,16 +228,22 @@ def decide_unpaired(
     ]
     regressed = cell.verdict is Verdict.REGRESSED
     check = HygieneCheck(name="items", passed=True, detail="not known on the baseline's side: nothing could be checked")
+    checks = [check, *operators_ran(operators)]
+    verdict, rule = (Verdict.REGRESSED, "benchmark") if regressed else (Verdict.INCONCLUSIVE, "unpaired")
+    pooled, reasons = cell.pooled, [because, *cell.reasons]
+    if failed := [f"{check.name}: {check.detail}" for check in checks if not check.passed]:
+        verdict, rule, judged = Verdict.INVALID, "hygiene", rows
+        pooled, reasons = None, [*failed, because]
     return GateResult(
-        verdict=Verdict.REGRESSED if regressed else Verdict.INCONCLUSIVE,
-        rule="benchmark" if regressed else "unpaired",
+        verdict=verdict,
+        rule=rule,
         baseline_id=baseline_id,
         paired=False,
         overrides=list(overrides),
-        hygiene=[check],
+        hygiene=checks,
         benchmarks=judged,
-        pooled=cell.pooled,
-        reasons=[because, *cell.reasons],
+        pooled=pooled,
+        reasons=reasons,
         warnings=[
             *_warnings(judged, (), policy),
             *([f"not compared, items or scores are not known: {', '.join(unknown)}"] if unknown else []),

@@ -24,6 +24,8 @@ _PROVENANCE = ("weights_sha256", "chat_template_sha256", "tokenizer_sha256")
 _SETTINGS = ("harness", "dataset_sha256", "task_sha256", "few_shot", "generation", "api")
 _ANSWERS = ("answer counts", "duplicates", "empty answers", "unknown items", "unanswered items", "prompts")
 
+_OPERATORS_SHOWN = 10
+
 LOOKS_UNLIKE = ("cut answers", "answer lengths", "extraction")
 """Checks of the second kind."""
 
@@ -67,6 +69,21 @@ def same_model(candidate: Evaluation, baseline: Evaluation) -> list[HygieneCheck
         if not known or known != other:
             problems[field].append(differ(known, other) or "unknown in both")
     return _checks(problems)
+
+
+def operators_ran(operators: Sequence[str] | None) -> list[HygieneCheck]:
+    """The check that FlagGems ran, by the operators that the candidate's server listed; none: nothing had to run.
+
+    A server that was told to run FlagGems and answers is no evidence: some fall back to the chip's own kernels.
+    """
+    if operators is None:
+        return []
+    if not operators:
+        detail = "the server wrote no operator list, so nothing shows that FlagGems ran"
+        return [HygieneCheck(name="operators", passed=False, detail=detail)]
+    shown = ", ".join([*operators[:_OPERATORS_SHOWN], *(["…"] if len(operators) > _OPERATORS_SHOWN else [])])
+    what = "operator" if len(operators) == 1 else "operators"
+    return [HygieneCheck(name="operators", passed=True, detail=f"{len(operators)} {what} ran: {shown}")]
 
 
 def _checks(problems: Mapping[str, Sequence[str]]) -> list[HygieneCheck]:

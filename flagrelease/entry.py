@@ -6,8 +6,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+KEY_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+
+# Names of cells, images, deployments, folders and baselines are made of keys, and each of these has its longest.
+Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN, max_length=64)]
+BaselineId = Annotated[str, StringConstraints(pattern=KEY_PATTERN, max_length=100)]
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 
 
 class Entry(BaseModel):

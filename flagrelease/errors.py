@@ -145,3 +145,9 @@ class RegistryError(FlagReleaseError):
     """A registry refused or did not answer, or holds something else than what was pushed."""
 
     exit_code = 29
+
+
+class DeployError(FlagReleaseError):
+    """Prefect refused a change or went away in the middle, or the user has to say whether something may go."""
+
+    exit_code = 30

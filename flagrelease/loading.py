@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
 
+from pydantic.json_schema import GenerateJsonSchema
+
+from flagrelease.entry import KEY_PATTERN
 from flagrelease.errors import MatrixError, UnknownNameError
-from flagrelease.matrix import Chip, Matrix, ResolvedCell, Schedule
-from flagrelease.yaml_file import Positions, Where, invalid, load_yaml, problem, suggest, validate
+from flagrelease.matrix import Cell, Chip, Matrix, ResolvedCell
+from flagrelease.schedules import cron_fault, timezone_fault
+from flagrelease.yaml_file import Positions, Where, invalid, load_yaml, nearest, problem, suggest, validate
+from flagrelease.yaml_misfits import MAX_WORDED
 
 __all__ = ["json_schema", "load_chips", "load_matrix", "load_yaml", "resolve", "resolve_all", "validate"]
 
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_CRON: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day", 1, 31, ()),
-    ("month", 1, 12, _MONTHS),
-    ("weekday", 0, 7, _WEEKDAYS),
-)
-
 
 def load_matrix(path: Path) -> Matrix:
-    """The matrix at `path`, valid in itself and naming only models, suites and chips that exist."""
+    """The matrix at `path`, valid in itself and naming only models, suites, benchmarks and chips that exist."""
     data, positions = load_yaml(path)
     matrix = validate(Matrix, path, data, positions)
-    problems = [problem(positions, where, text) for where, text in _cross_checks(matrix, positions)]
-    if problems:
+    faults = islice(_cross_checks(matrix, positions), MAX_WORDED)
+    if problems := [problem(positions, where, text) for where, text in faults]:
         raise invalid(path, problems)
     return matrix
 
 
 def load_chips(folder: Path | None = None) -> dict[str, Chip]:
     """All chips by their key, from one file each; by default those that FlagRelease brings."""
-    folder = _chips_folder() if folder is None else folder
+    folder = _chips() if folder is None else folder
     chips: dict[str, Chip] = {}
     for path in sorted(folder.glob("*.yaml")):
         data, positions = load_yaml(path)
@@ -57,12 +51,35 @@ def resolve(matrix: Matrix, chips: Mapping[str, Chip], cell_id: str) -> Resolved
     """The cell `cell_id` with its model, chip, suite and policy."""
     cell = next((cell for cell in matrix.cells if cell.id == cell_id), None)
     if cell is None:
-        close = difflib.get_close_matches(cell_id, matrix.cell_ids(), 1)
-        guess = f"did you mean `{close[0]}`? " if close else ""
+        close = nearest(cell_id, matrix.cell_ids())
+        guess = f"did you mean `{close}`? " if close else ""
         msg = f"unknown cell `{cell_id}`"
         raise UnknownNameError(msg, remedy=f"{guess}All cells: flagrelease matrix show")
+    return _resolved(matrix, chips, cell)
+
+
+def resolve_all(matrix: Matrix, chips: Mapping[str, Chip]) -> list[ResolvedCell]:
+    """All cells, resolved, in the file's order."""
+    return [_resolved(matrix, chips, cell) for cell in matrix.cells]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of matrix.yaml, for editors: with the chips and benchmarks that there are."""
+    schema = Matrix.model_json_schema(schema_generator=_Schema)
+    suite = {"type": "array", "items": {"enum": sorted(_names_of(_benchmarks()))}, "minItems": 1, "uniqueItems": True}
+    schema["properties"]["suites"]["patternProperties"] = {KEY_PATTERN: suite}
+    schema["$defs"]["Cell"]["properties"]["chip"]["enum"] = sorted(_names_of(_chips()))
+    return {"$schema": _Schema.schema_dialect, **schema, "title": "FlagRelease matrix"}
+
+
+class _Schema(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 - a title would repeat the key
+        return False
+
+
+def _resolved(matrix: Matrix, chips: Mapping[str, Chip], cell: Cell) -> ResolvedCell:
     if cell.chip not in chips:
-        msg = f"cell `{cell_id}`: unknown chip `{cell.chip}`"
+        msg = f"cell `{cell.id}`: unknown chip `{cell.chip}`"
         raise UnknownNameError(msg, remedy=f"add runtime/chips/{cell.chip}.yaml; {suggest(cell.chip, chips)}")
     model = matrix.models[cell.model]
     policy, overrides = matrix.policy.of_cell(model.suite, cell.model)
@@ -76,20 +93,16 @@ def resolve(matrix: Matrix, chips: Mapping[str, Chip], cell_id: str) -> Resolved
     )
 
 
-def resolve_all(matrix: Matrix, chips: Mapping[str, Chip]) -> list[ResolvedCell]:
-    """All cells, resolved, in the file's order."""
-    return [resolve(matrix, chips, cell_id) for cell_id in matrix.cell_ids()]
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of matrix.yaml, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Matrix.model_json_schema()}
-
-
-def _chips_folder() -> Path:
-    from importlib.resources import files
-
+def _chips() -> Path:
     return Path(str(files("runtime") / "chips"))
+
+
+def _benchmarks() -> Path:
+    return Path(str(files("evaluation") / "benchmarks"))
+
+
+def _names_of(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.yaml")}
 
 
 def _cross_checks(matrix: Matrix, positions: Positions) -> Iterable[tuple[Where, str]]:
@@ -100,50 +113,43 @@ def _cross_checks(matrix: Matrix, positions: Positions) -> Iterable[tuple[Where,
     for model_key in matrix.policy.models:
         if model_key not in matrix.models:
             yield ("policy", "models", model_key), f"unknown model; {suggest(model_key, matrix.models)}"
+    yield from _suite_faults(matrix.suites)
     for key, model in matrix.models.items():
         if model.suite not in matrix.suites:
             text = f"unknown suite `{model.suite}`; {suggest(model.suite, matrix.suites)}"
             yield ("models", key, "suite"), text
-    chips = {path.stem for path in _chips_folder().glob("*.yaml")}
+    chips = _names_of(_chips())
     seen: dict[str, int] = {}
     for index, cell in enumerate(matrix.cells):
         where: Where = ("cells", index)
         if cell.id in seen:
-            yield where, f"cell `{cell.id}` is there twice, first on line {seen[cell.id]}"
+            yield where, f"cell `{cell.id}` is there twice, first on line {seen[cell.id]}; delete one"
         seen.setdefault(cell.id, positions[where])
         if cell.model not in matrix.models:
             yield (*where, "model"), f"unknown model `{cell.model}`; {suggest(cell.model, matrix.models)}"
         if cell.chip not in chips:
-            yield (*where, "chip"), f"unknown chip `{cell.chip}`; {suggest(cell.chip, chips)}"
+            yield (*where, "chip"), f"unknown chip `{cell.chip}`; {_chip_meant(cell.chip)}"
         if cell.schedule:
-            yield from (((*where, "schedule", key), text) for key, text in _schedule_faults(cell.schedule))
+            faults = {"cron": cron_fault(cell.schedule.cron), "timezone": timezone_fault(cell.schedule.timezone)}
+            yield from (((*where, "schedule", key), text) for key, text in faults.items() if text)
 
 
-def _schedule_faults(schedule: Schedule) -> Iterable[tuple[str, str]]:
-    if fault := _cron_fault(schedule.cron):
-        yield "cron", fault
-    try:
-        ZoneInfo(schedule.timezone)
-    except (ValueError, OSError, KeyError):
-        close = difflib.get_close_matches(schedule.timezone, available_timezones(), 1)
-        guess = f"did you mean `{close[0]}`?" if close else "write one like `Asia/Shanghai`"
-        yield "timezone", f"unknown time zone `{schedule.timezone}`; {guess}"
+def _chip_meant(name: str) -> str:
+    chips = load_chips()
+    called_so = [key for key, chip in chips.items() if name in chip.names]
+    return f"did you mean `{called_so[0]}`?" if called_so else suggest(name, chips)
 
 
-def _cron_fault(expression: str) -> str | None:
-    """What is wrong with a cron expression. Only what every cron knows is accepted: lists, ranges, steps, names."""
-    fields = expression.split()
-    if len(fields) != len(_CRON):
-        return f"`{expression}` has {len(fields)} fields; cron wants five: minute hour day month weekday"
-    for (name, low, high, names), field in zip(_CRON, fields, strict=True):
-        for part in field.lower().split(","):
-            match = re.fullmatch(r"(?:\*|([a-z0-9]+)(?:-([a-z0-9]+))?)(?:/0*([1-9][0-9]*))?", part)
-            words = [word for word in match.groups()[:2] if word] if match else [""]
-            numbers = [names.index(word) + low if word in names else _number(word) for word in words]
-            if numbers != sorted(numbers) or not all(low <= number <= high for number in numbers):
-                return f"`{expression}`: the {name} `{field}` is not made of {low} to {high}, `*`, `a-b`, `/n`"
-    return None
-
-
-def _number(word: str) -> int:
-    return int(word) if word.isdecimal() and len(word) <= 2 else -1  # noqa: PLR2004
+def _suite_faults(suites: Mapping[str, list[str]]) -> Iterable[tuple[Where, str]]:
+    benchmarks = _names_of(_benchmarks())
+    for key, suite in suites.items():
+        if not suite:
+            yield ("suites", key), "names no benchmark, so it can decide nothing; name one or delete the suite"
+        seen: set[str] = set()
+        for index, benchmark in enumerate(suite):
+            if benchmark not in benchmarks:
+                text = f"unknown benchmark `{benchmark}`; {suggest(benchmark, benchmarks)}"
+                yield ("suites", key, index), text
+            elif benchmark in seen:
+                yield ("suites", key, index), f"`{benchmark}` is there twice; delete one"
+            seen.add(benchmark)

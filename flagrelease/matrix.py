@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from flagrelease.chip import Flagscale, SmiQuery
-from flagrelease.entry import Entry, Key, Sha256
+from flagrelease.entry import BaselineId, Entry, Key, Sha256
 from flagrelease.policy import Policy
 from flagrelease.records import Stack
 
@@ -38,7 +38,7 @@ class Source(Entry):
     """Where the original weights come from."""
 
     hub: Literal["modelscope", "huggingface"]
-    repository: str
+    repository: str = Field(description="on the hub: owner/name")
     local_dir: str | None = Field(default=None, description="download folder that the card prints")
 
 
@@ -46,8 +46,10 @@ class Reference(Entry):
     """What a model's baseline was measured on."""
 
     label: str = Field(description="as the card's column names it, for example H100-CUDA")
-    description: str
-    baseline: str | None = Field(default=None, description="id of the stored baseline in force")
+    description: str = Field(description="for people: kernels, precision, hardware")
+    baseline: BaselineId | None = Field(
+        default=None, description="id of the stored baseline in force; a model without one cannot be released"
+    )
     again: dict[str, Any] = Field(
         default_factory=dict,
         description="engine settings that change for the A/A run: what may differ without being another system",
@@ -58,10 +60,10 @@ class Model(Entry):
     """A model that is released on one or more chips."""
 
     display: str = Field(description="name as cards print it, for example Qwen3-8B")
-    kind: Literal["text", "vision", "embodied"]
+    kind: Literal["text", "vision", "embodied"] = Field(description="what it takes and gives")
     source: Source
     licence: Licence
-    suite: Key
+    suite: Key = Field(description="benchmarks that it is asked, one of `suites`")
     reference: Reference
     weights: PackagedWeights | None = Field(default=None, description="absent: downloaded from the source's hub")
     parameters: str | None = Field(default=None, description="size in words, for example 135M")
@@ -140,25 +142,31 @@ class PublishedResults(Entry):
 class Schedule(Entry):
     """When the cell is released by itself."""
 
-    cron: str
-    timezone: str = "UTC"
+    cron: str = Field(description="minute hour day month weekday, as cron has them")
+    timezone: str = Field(default="UTC", description="for example Asia/Shanghai")
 
 
 class Cell(Entry):
     """A model on a chip."""
 
-    model: Key
-    chip: Key
+    model: Key = Field(description="one of `models`")
+    chip: Key = Field(description="one of runtime/chips")
+    tags: list[Key] = Field(default_factory=list, description="words by which cells are chosen, for example nightly")
     stack: Stack = Field(default=Stack.FLAGOS, strict=False)
-    launcher: Literal["process", "container"] = "container"
-    engine: Literal["llama_cpp", "vllm", "flagscale"]
+    launcher: Literal["process", "container"] = Field(default="container", description="where its server runs")
+    engine: Literal["llama_cpp", "vllm", "flagscale"] = Field(description="what serves it")
     engines: dict[Literal["llama_cpp", "vllm", "flagscale"], dict[str, Any]] = Field(
         default_factory=dict, description="settings of each engine that can serve the cell"
     )
     port: int = Field(default=9010, ge=1, le=65535, description="port that the card's commands use")
     served_name: str | None = Field(default=None, description="by default <model>-<chip>-<stack>")
-    serve: list[str] = Field(default_factory=list, description="commands inside the container that start serving")
-    container: Container | None = None
+    serve: list[str] = Field(
+        default_factory=list,
+        description="commands in the container that start serving, as the published card prints them",
+    )
+    container: Container | None = Field(
+        default=None, description="by default one with the chip's options, named flagos, that waits to be served in"
+    )
     versions: Versions = Versions()
     sampling: Sampling | None = None
     names: Names = Names()
@@ -172,9 +180,6 @@ class Cell(Entry):
 
     @model_validator(mode="after")
     def _engine_and_launcher_agree(self) -> Self:
-        if self.launcher == "container" and self.container is None:
-            msg = "a cell with launcher `container` needs the key `container`"
-            raise ValueError(msg)
         if self.launcher == "process" and self.engine not in self.engines:
             msg = f"engine {self.engine} has no settings under `engines`"
             raise ValueError(msg)
@@ -227,6 +232,11 @@ class Chip(Entry):
     )
     slots: int = Field(default=1, ge=1, description="cells that run at once on all hosts of the chip together")
 
+    @property
+    def names(self) -> set[str]:
+        """All that the chip is called, in small letters."""
+        return {name.casefold() for name in (self.key, self.display, *self.aliases)}
+
     @field_validator("drivers")
     @classmethod
     def _drivers_are_expressions(cls, value: list[str]) -> list[str]:
@@ -250,11 +260,19 @@ class Chip(Entry):
 class Matrix(Entry):
     """The whole of what is released."""
 
-    version: Literal[1]
+    version: Literal[1] = Field(description="of this format")
     policy: Policy
-    suites: dict[Key, list[Key]]
-    models: dict[Key, Model]
-    cells: list[Cell]
+    suites: dict[Key, list[Key]] = Field(description="benchmarks that are asked together")
+    models: dict[Key, Model] = Field(description="what is released")
+    cells: list[Cell] = Field(description="models on chips, each named <model>-<chip>")
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version_is_known(cls, value: object) -> object:
+        if value is True or value != 1:
+            msg = "this FlagRelease reads `version: 1`; write that, or install a FlagRelease that reads the other"
+            raise ValueError(msg)
+        return value
 
     def cell_ids(self) -> list[str]:
         """Ids of all cells, in the file's order."""
@@ -281,6 +299,46 @@ class ResolvedCell(Entry):
         """Name under which the server offers the model."""
         return self.cell.served_name or f"{self.model.display}-{self.chip.key}-{self.cell.stack}"
 
+    @property
+    def model_folder(self) -> str:
+        """Folder of the weights, on a host as in a container there: where the card puts them."""
+        return (self.model.source.local_dir or f"/models/{self.cell.model}").rstrip("/")
+
+    @property
+    def image_name(self) -> str:
+        """Last part of the name of the cell's image: as the card prints it, else made of chip and model."""
+        if self.cell.container:
+            return self.cell.container.image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+        words = (self.chip.key, self.model.display if _word(self.model.display) else self.cell.model)
+        return f"flagrelease_{'_'.join(map(_word, words))}"
+
+    @property
+    def container(self) -> Container | None:
+        """The container that the cell's server runs in; none: a process of the host."""
+        if self.cell.launcher == "process":
+            return None
+        if self.cell.container:
+            return self.cell.container
+        chip = self.chip
+        files = range(chip.host_devices) if chip.device_files else ()
+        return Container(
+            image=self.image_name,
+            name="flagos",
+            options=[
+                "--detach",
+                *chip.options,
+                *(f"--device={(chip.device_files or '').replace('{}', str(number))}" for number in files),
+                "-v",
+                f"{self.model_folder}:{self.model_folder}:ro",
+            ],
+            command=["sleep", "infinity"],
+        )
+
     def engine_settings(self, engine: str) -> Mapping[str, Any]:
         """Settings of `engine` for this cell; empty where it has none."""
         return self.cell.engines.get(engine, {})  # type: ignore[call-overload,no-any-return]
+
+
+def _word(text: str) -> str:
+    """`text` as a part of an image's name: Qwen3-8B → qwen3_8b."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

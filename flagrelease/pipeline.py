@@ -16,7 +16,7 @@ from flagrelease.store import FinishedStage, Store
 STAGE_VERSIONS: Mapping[Stage, int] = {
     Stage.BUILD: 2,
     Stage.CANARY: 1,
-    Stage.EVALUATE: 2,
+    Stage.EVALUATE: 3,
     Stage.ESCALATE: 1,
     Stage.SPEED: 1,
     Stage.DECIDE: 2,

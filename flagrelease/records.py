@@ -96,6 +96,22 @@ class NoiseFloor(Record):
     how: str = Field(description="what differed between the runs, for people")
 
 
+class CellImage(Record):
+    """The container image that a cell is served from."""
+
+    name: str = Field(description="registry/project/name:tag")
+    id: str = Field(description="the container engine's id: SHA-256 of the image's configuration")
+    key: str = Field(description="content key: hash of all that the image is made of")
+    digest: str | None = Field(description="of its manifest in the registry; none: it was not pushed")
+    base: str = Field(description="the base image by digest, or the engine's id of one that no registry knows")
+    versions: dict[str, str] = Field(description="of the packages in it that serve, by canonical name")
+
+    @property
+    def reference(self) -> str:
+        """What a container is made from: the image by digest, or by the engine's id where no registry has it."""
+        return f"{self.name.rpartition(':')[0]}@{self.digest}" if self.digest else self.id
+
+
 class Provenance(Record):
     """What an evaluation measured: model, engine, host, harness."""
 
@@ -124,6 +140,13 @@ class Result(Record):
     score: float
     lower: float = Field(description="lower bound of the score's 95 % interval")
     upper: float
+
+
+class OperatorList(Record):
+    """Operators of FlagGems that ran, as the server itself listed them while it ran."""
+
+    sources: list[str] = Field(description="files of the server that name an operator")
+    operators: list[str] = Field(description="names of FlagGems' functions, sorted, each once")
 
 
 class TopToken(Record):

@@ -19,14 +19,16 @@ from evaluation import canary as canaries
 from evaluation.canary_probes import possible
 from flagrelease.errors import FlagReleaseError, MatrixError, OutputError, PreflightError, UnknownNameError
 from flagrelease.loading import load_matrix
-from flagrelease.records import CanaryPrompt, Evaluation, Record, digest
+from flagrelease.records import CanaryPrompt, CellImage, Evaluation, Record, digest
 from flagrelease.settings import Settings
 from flagrelease.store.database import check_writable
 from flagrelease.yaml_file import suggest
 from flows import serving
+from flows.job import OUTPUT_MIB, Job, make_job, measured_inputs, preflight
 from flows.locks import alone
-from flows.session import OUTPUT_MIB, Job, Log, make_job, measured_inputs, open_store, preflight
-from runtime.launch.process import ProcessServer
+from flows.session import open_store
+from runtime.image.provide import image_of
+from runtime.launch.interface import Log, Server
 from runtime.preflight import check_host
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -49,6 +51,8 @@ class BaselineRun:
     repeats: Mapping[str, int]
     """How often each question of a benchmark is asked."""
     host: Settings
+    image: CellImage | None
+    """That the server runs in; none: it is a process of this host."""
     folder: Path
     """What is finished so far."""
     output: Path | None
@@ -116,6 +120,7 @@ def open_run(
             again=again,
             repeats=asked,
             host=host,
+            image=image_of(job.cell, host, log).image if job.cell.container else None,
             folder=host.work_path / "answers" / name,
             output=output,
             log=log,
@@ -198,16 +203,17 @@ def _again(job: Job, host: Settings) -> Job:
 
 
 @contextmanager
-def _served(run: BaselineRun, job: Job) -> Iterator[ProcessServer]:
-    with serving.start_server(job, run.host.work_path, run.log) as server:
+def _served(run: BaselineRun, job: Job) -> Iterator[Server]:
+    with serving.start_server(job, run.host, run.log, image=run.image) as server:
         run.log(f"serve: ready after {server.ready_after_s:.0f} s")
         yield server
 
 
-def _ask(run: BaselineRun, job: Job, server: ProcessServer, journals: str) -> Evaluation:
+def _ask(run: BaselineRun, job: Job, server: Server, journals: str) -> Evaluation:
     return serving.measure(
         job,
         server,
+        image=run.image,
         work=run.host.work_path,
         journals=run.folder / journals,
         progress=serving.SaidProgress(run.log),
@@ -216,7 +222,7 @@ def _ask(run: BaselineRun, job: Job, server: ProcessServer, journals: str) -> Ev
     )
 
 
-def _canary_texts(run: BaselineRun, server: ProcessServer) -> list[CanaryPrompt] | None:
+def _canary_texts(run: BaselineRun, server: Server) -> list[CanaryPrompt] | None:
     """The canary's texts as the reference writes them; none where it is not in the policy or cannot be measured."""
     policy, capabilities = run.job.cell.policy.canary, run.job.engine.capabilities
     if policy is None:

@@ -14,10 +14,11 @@ from flagrelease.pipeline import StageOutput
 from flagrelease.records import GateResult, Stage
 from flagrelease.settings import settings
 from flows import serving, stages, tiers
+from flows.job import make_job, preflight
 from flows.report import release_report, verdict_table
-from flows.session import Session, make_job, open_session, preflight
+from flows.session import Session, open_session
 from flows.tasks import as_task
-from runtime.launch.process import ProcessServer
+from runtime.launch.interface import Server
 
 
 @flow(name="release", flow_run_name="release {cell}", persist_result=False)
@@ -35,7 +36,12 @@ def release(
     as_task("preflight", lambda: preflight(job, host))
     with open_session(job, logger.info) as session, _Serving(session) as on_demand:
         logger.info(f"release {session.release} of {cell} through {job.engine.display}")
-        as_task("build", lambda: session.run.stage(Stage.BUILD, lambda: stages.build(session)))
+        as_task(
+            "build",
+            lambda: session.run.stage(
+                Stage.BUILD, lambda: stages.build(session), lambda: stages.image_is_there(session)
+            ),
+        )
         evaluation, found = _measure(session, on_demand)
         on_demand.stop()
         decided = as_task(
@@ -66,7 +72,7 @@ class _Serving:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._server: ProcessServer | None = None
+        self._server: Server | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -80,7 +86,7 @@ class _Serving:
         self._server = None
         self._stack.close()
 
-    def for_stage(self, stage: Stage, *, wanted: bool = True) -> ProcessServer | None:
+    def for_stage(self, stage: Stage, *, wanted: bool = True) -> Server | None:
         """The server, started if need be; none where the stage's result is stored or nothing is wanted of it."""
         if not wanted or self._session.run.finished(stage) is not None:
             return None
@@ -89,7 +95,9 @@ class _Serving:
             self._server = as_task(
                 "serve",
                 lambda: self._stack.enter_context(
-                    serving.start_server(session.job, session.host.work_path, session.log)
+                    serving.start_server(
+                        session.job, session.host, session.log, image=stages.image(session), release=session.release
+                    )
                 ),
             )
             session.log(f"serve: ready after {self._server.ready_after_s:.0f} s")
@@ -123,7 +131,7 @@ def _measure(session: Session, on_demand: _Serving) -> tuple[int, stages.Tiers]:
     return judged, tiers.found(session, judged, canary, speed)
 
 
-def _there(server: ProcessServer | None) -> ProcessServer:
+def _there(server: Server | None) -> Server:
     """The server that an unfinished stage has."""
     if server is None:
         msg = "a finished stage was run again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -12,14 +13,22 @@ from pathlib import Path
 from evaluation import speed as speeds
 from evaluation.harness.interface import Endpoint, Progress
 from evaluation.run import EarlyStopping, evaluate
+from flagrelease.errors import WeightsError
+from flagrelease.matrix import Container, ResolvedCell
 from flagrelease.policy import SpeedPolicy
-from flagrelease.records import Evaluation, Speed
-from flows.session import Job, Log, provenance
+from flagrelease.records import CellImage, Evaluation, Speed
+from flagrelease.settings import Settings
+from flows.job import Job, provenance
 from runtime import weights
 from runtime.engines import vllm
 from runtime.engines.interface import ServeRequest
-from runtime.launch.interface import ServerSpec
-from runtime.launch.process import ProcessLauncher, ProcessServer, free_port
+from runtime.image.provide import image_of
+from runtime.launch.chip_container import cell_container
+from runtime.launch.container import ContainerLauncher
+from runtime.launch.container_preflight import host_path
+from runtime.launch.container_spec import ContainerSpec, Mount
+from runtime.launch.interface import Launcher, Log, Server, ServerSpec
+from runtime.launch.process import ProcessLauncher, free_port
 
 HOST = "127.0.0.1"
 PROGRESS_EVERY_S = 5.0
@@ -29,36 +38,103 @@ PROGRESS_WINDOW = 12
 def model_path(job: Job, found: weights.Weights, work: Path) -> Path:
     """Where the engine reads the model on this host; converted first where the engine needs another form."""
     form = job.engine.weights_format(job.engine_settings)
+    if found.path.is_dir() and form != "safetensors":
+        raise WeightsError(
+            f"{job.engine.display} reads a GGUF file, and the weights of {job.cell.model.display} are a checkpoint",
+            remedy="give the cell another engine, or the model packaged GGUF weights (matrix.yaml)",
+        )
     if form == "gguf":
         return found.path
     convert = weights.checkpoint if form == "safetensors" else weights.float16
     return convert(found, work / "weights")
 
 
+def path_inside(cell: ResolvedCell, path: Path) -> Path:
+    """Where a container of the cell sees the model that lies at `path` on this host."""
+    return Path(cell.model_folder) if path.is_dir() else Path(cell.model_folder, f"{cell.cell.model}{path.suffix}")
+
+
 def start_server(
-    job: Job, work: Path, log: Log, *, host: str = HOST, port: int | None = None
-) -> AbstractContextManager[ProcessServer]:
-    """Serve the job's model; the server ends with the context."""
+    job: Job,
+    host: Settings,
+    log: Log,
+    *,
+    image: CellImage | None = None,
+    release: int | None = None,
+    address: str = HOST,
+    port: int | None = None,
+) -> AbstractContextManager[Server]:
+    """Serve the job's model as its cell says, in a container of `image` or a process; it ends with the context.
+
+    Without `image` a cell's container is made from the one that is built for it, or was before. `release`: whose
+    server it is, as the container's label says.
+    """
     found = weights.check(job.cell.model)
-    path = model_path(job, found, work)
-    chosen = port or free_port(host)
-    served = job.cell.served_name
-    request = ServeRequest(path, served, host, chosen)
+    path, chosen = model_path(job, found, host.work_path), port or free_port(address)
+    launcher: Launcher
+    if job.cell.container is None:
+        launcher = ProcessLauncher(host.work_path / "servers")
+        request = ServeRequest(path, job.cell.served_name, address, chosen, job.cell.cell.stack)
+    else:
+        image = image or image_of(job.cell, host, log).image
+        container = _container(job.cell, job.cell.container, image, path)
+        inside = path_inside(job.cell, path)
+        name = "" if release is None else str(release)
+        launcher = ContainerLauncher(container, chip=job.cell.chip, release=name, paths=[str(inside)])
+        # Through a network of its own a container is reached at its address there, not at the host's.
+        listens = address if container.network == "host" else "0.0.0.0"  # noqa: S104
+        request = ServeRequest(inside, job.cell.served_name, listens, chosen, job.cell.cell.stack, inside=True)
+    command = job.engine.command(request, job.engine_settings)
+    if request.inside:
+        # The image's healthcheck asks at the port that the card prints.
+        command = command._replace(environment={**command.environment, "FLAGRELEASE_PORT": str(chosen)})
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     spec = ServerSpec(
         cell=job.cell.id,
-        command=job.engine.command(request, job.engine_settings),
-        served_name=served,
-        host=host,
+        command=command,
+        served_name=job.cell.served_name,
+        host=address,
         port=chosen,
-        log_path=work / "logs" / f"{job.cell.id}-{job.engine.name}-{stamp}.log",
+        log_path=host.work_path / "logs" / f"{job.cell.id}-{job.engine.name}-{stamp}.log",
         ready_timeout_s=job.limits.ready_timeout_s,
     )
-    log(f"serve: {job.engine.display} {job.engine.version()} is loading {job.cell.model.display}")
-    return ProcessLauncher(work / "servers").start(spec, log)
+    version = image.versions.get(job.engine.package, "") if image else job.engine.version()
+    where = f" in {image.reference}" if image else ""
+    log(f"serve: {job.engine.display} {version} is loading {job.cell.model.display}{where}")
+    return launcher.start(spec, log)
 
 
-def endpoint_of(job: Job, server: ProcessServer) -> Endpoint:
+def _container(cell: ResolvedCell, container: Container, image: CellImage, path: Path) -> ContainerSpec:
+    """The cell's container as its card starts it, of just this image, with the model where the card puts it."""
+    spec = cell_container(container, cell.chip)
+    inside = str(path_inside(cell, path))
+    mounts = list(spec.mounts)
+    if host_path(spec, inside) != path:
+        # The card's reader has the model in the folder itself; here it may lie elsewhere.
+        mounts = [mount for mount in mounts if mount.target != cell.model_folder]
+        mounts.append(Mount(source=str(path), target=inside, modes=("ro",)))
+    return spec.model_copy(update={"image": image.reference, "mounts": tuple(mounts)})
+
+
+def typed_lines(job: Job) -> list[str]:
+    """What a person types to serve the cell's model: in its container, or on a host that has the engine."""
+    form = job.engine.weights_format(job.engine_settings)
+    name = Path("model") if form == "safetensors" else Path("model.gguf")
+    inside = Path(job.cell.model_folder) if form == "safetensors" else path_inside(job.cell, name)
+    request = ServeRequest(
+        inside,
+        job.cell.served_name,
+        "0.0.0.0",  # noqa: S104 - the card's reader asks from elsewhere
+        job.cell.cell.port,
+        job.cell.cell.stack,
+        inside=True,
+    )
+    command = job.engine.command(request, job.engine_settings)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in command.environment.items()]
+    return [*exports, *command.lines]
+
+
+def endpoint_of(job: Job, server: Server) -> Endpoint:
     """The served model, as harnesses see it."""
     return Endpoint(
         server.base_url,
@@ -70,8 +146,9 @@ def endpoint_of(job: Job, server: ProcessServer) -> Endpoint:
 
 def measure(
     job: Job,
-    server: ProcessServer,
+    server: Server,
     *,
+    image: CellImage | None,
     work: Path,
     journals: Path,
     progress: Progress,
@@ -84,13 +161,7 @@ def measure(
     return evaluate(
         job.benchmarks,
         endpoint_of(job, server),
-        provenance(
-            job,
-            weights_sha256=found.sha256,
-            chat_template_sha256=weights.chat_template_sha256(found),
-            tokenizer_sha256=weights.tokenizer_sha256(found),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        ),
+        provenance(job, found, image),
         tasks=work / "tasks",
         journals=journals,
         progress=progress,
@@ -100,7 +171,7 @@ def measure(
     )
 
 
-def measure_speed(job: Job, server: ProcessServer, policy: SpeedPolicy, work: Path, log: Log) -> Speed:
+def measure_speed(job: Job, server: Server, policy: SpeedPolicy, work: Path, log: Log) -> Speed:
     """Throughput and latency of the served model; raises PreflightError where this host has no load generator."""
     tokenizer = weights.checkpoint(weights.check(job.cell.model), work / "weights")
     results = work / "speed" / f"{job.cell.id}-{job.engine.name}"

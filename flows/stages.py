@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,18 +24,22 @@ from flagrelease.pipeline import StageOutput
 from flagrelease.records import (
     Artefact,
     CanaryResult,
+    CellImage,
     Evaluation,
     GateResult,
     ImportedBaseline,
     SpeedVerdict,
+    Stack,
     Stage,
     Verdict,
 )
 from flagrelease.store import Store, StoredEvaluation
 from flows import serving
-from flows.session import Session, provenance, required_baseline
-from runtime import weights
-from runtime.launch.process import ProcessServer
+from flows.job import provenance, required_baseline
+from flows.session import Session
+from runtime import operators, weights
+from runtime.image.provide import at_hand, image_of
+from runtime.launch.interface import Server
 
 PUBLISHED = (Verdict.CONSISTENT, Verdict.INCONCLUSIVE)
 
@@ -50,25 +53,37 @@ class Tiers(NamedTuple):
 
 
 def build(session: Session) -> StageOutput:
-    """Check the weights and bring them into the engine's format."""
+    """Check the weights and bring them into the engine's format; build and push the image that serves them."""
     found = weights.check(session.job.cell.model)
     form = session.job.engine.weights_format(session.job.engine_settings)
     session.log(f"build: weights {found.sha256[:12]}… as {form}")
     serving.model_path(session.job, found, session.host.work_path)
-    return StageOutput({"weights_sha256": found.sha256, "chat_template_sha256": weights.chat_template_sha256(found)})
+    output = {"weights_sha256": found.sha256, "chat_template_sha256": weights.chat_template_sha256(found)}
+    if session.job.cell.container is None:
+        return StageOutput(output)
+    provided = image_of(session.job.cell, session.host, session.log)
+    session.log(f"build: the image is {provided.image.reference}")
+    kept = [session.evidence.put("image", name, content) for name, content in provided.files.items()]
+    return StageOutput(output | {"image": provided.image.model_dump(mode="json")}, kept)
+
+
+def image(session: Session) -> CellImage | None:
+    """The image that the stage `build` left; none: the cell is served by a process."""
+    built = session.run.finished(Stage.BUILD)
+    return CellImage.model_validate(built.output["image"]) if built and "image" in built.output else None
+
+
+def image_is_there(session: Session) -> bool:
+    """Whether the image can be had where something is yet to be served from it."""
+    built = image(session)
+    return built is None or session.run.finished(Stage.SPEED) is not None or at_hand(built, session.host, session.log)
 
 
 def nothing_asked(session: Session) -> int:
     """Id of an evaluation without a question: what a release whose canary failed is judged on."""
-    job, found = session.job, weights.check(session.job.cell.model)
+    found = weights.check(session.job.cell.model)
     evaluation = Evaluation(
-        provenance=provenance(
-            job,
-            weights_sha256=found.sha256,
-            chat_template_sha256=weights.chat_template_sha256(found),
-            tokenizer_sha256=weights.tokenizer_sha256(found),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        ),
+        provenance=provenance(session.job, found, image(session)),
         benchmarks=[],
         items=[],
     )
@@ -83,12 +98,13 @@ def _early_stopping(session: Session) -> EarlyStopping | None:
     return EarlyStopping(session.job.cell.policy, session.store.evaluation(baseline).items)
 
 
-def evaluate_served(session: Session, server: ProcessServer, progress: Progress) -> StageOutput:
+def evaluate_served(session: Session, server: Server, progress: Progress) -> StageOutput:
     """Evaluate the served model; items, versions and the server's log are kept as evidence."""
     key = session.run.key(Stage.EVALUATE)
     evaluation = serving.measure(
         session.job,
         server,
+        image=image(session),
         work=session.host.work_path,
         journals=journals(session, Stage.EVALUATE),
         progress=progress,
@@ -97,7 +113,27 @@ def evaluate_served(session: Session, server: ProcessServer, progress: Progress)
     )
     identifier = session.store.add_evaluation(evaluation, aggregate(evaluation), key=key, role="candidate")
     log = session.evidence.put("server_log", "server.log", server.log_path.read_bytes())
-    return StageOutput({"evaluation": identifier}, [*evaluation_evidence(session, identifier, ""), log])
+    ran, lists = _operators_that_ran(session, server)
+    kept = [*evaluation_evidence(session, identifier, ""), log, *lists]
+    return StageOutput({"evaluation": identifier, "operators": ran}, kept)
+
+
+def _operators_that_ran(session: Session, server: Server) -> tuple[list[str] | None, list[Artefact]]:
+    """Operators of FlagGems by the lists that the server wrote, and those lists; none where the stack has none."""
+    if session.job.cell.cell.stack is not Stack.FLAGOS:
+        return None, []
+    written = {path: server.read(path) for path in operators.PATHS}
+    files = {path: content for path, content in written.items() if content is not None}
+    found = operators.read(files)
+    session.log(f"operators: {len(found.operators)} of FlagGems ran, by {', '.join(files) or 'no list'}")
+    names = {path: f"operators-{number}.txt" for number, path in enumerate(files, 1)}
+    return found.operators, [session.evidence.put("operators", names[path], files[path]) for path in files]
+
+
+def operators_that_ran(session: Session) -> list[str] | None:
+    """What the stage `evaluate` found; none where the stack has no operators to show, or nothing was asked."""
+    evaluated = session.run.finished(Stage.EVALUATE)
+    return evaluated.output["operators"] if evaluated else None
 
 
 def evaluation_evidence(session: Session, identifier: int, which: str) -> list[Artefact]:
@@ -159,6 +195,7 @@ def decide(session: Session, evaluation: int, tiers: Tiers) -> StageOutput:
             policy=job.cell.policy,
             benchmarks=load_benchmarks(),
             overrides=job.cell.overrides,
+            operators=operators_that_ran(session),
             notes=tiers.notes,
         )
     else:
@@ -172,6 +209,7 @@ def decide(session: Session, evaluation: int, tiers: Tiers) -> StageOutput:
             canary=tiers.canary,
             speed=tiers.speed,
             overrides=job.cell.overrides,
+            operators=operators_that_ran(session),
             notes=tiers.notes,
         )
     kept = session.evidence.put("verdict", "verdict.json", result.model_dump_json(indent=1).encode())

@@ -19,9 +19,10 @@ from flagrelease.errors import PreflightError
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import CanaryResult, Evaluation, Speed, SpeedVerdict, Stage
 from flows import serving, stages
-from flows.session import Session, required_baseline
+from flows.job import required_baseline
+from flows.session import Session
 from runtime.engines import vllm
-from runtime.launch.process import ProcessServer
+from runtime.launch.interface import Server
 
 
 def warn_of_power(session: Session) -> None:
@@ -50,7 +51,7 @@ def why_no_canary(session: Session) -> str | None:
     return None
 
 
-def canary(session: Session, server: ProcessServer | None) -> StageOutput:
+def canary(session: Session, server: Server | None) -> StageOutput:
     """Tier 0: the candidate's next-token distributions on the baseline's own texts."""
     policy, baseline = session.job.cell.policy.canary, stages.measured_baseline(session)
     if server is None or policy is None or baseline is None or baseline.canary is None:
@@ -80,6 +81,7 @@ def wanted_repeats(session: Session, evaluation: Evaluation, left_s: float) -> d
         policy=policy,
         benchmarks=load_benchmarks(),
         not_run={left_out.benchmark for left_out in session.job.not_run},
+        operators=stages.operators_that_ran(session),
     )
     planned = {benchmark.key: benchmark.repeats for benchmark in session.job.benchmarks}
     return next_repeats(result, planned, policy, seconds=seconds_of_a_repeat(evaluation), left_s=left_s)
@@ -93,7 +95,7 @@ def more_is_wanted(session: Session, evaluation: int) -> bool:
     return bool(wanted_repeats(session, whole, 60 * session.job.cell.policy.escalation.budget_minutes))
 
 
-def escalate(session: Session, evaluation: int, server: ProcessServer | None, progress: Progress) -> StageOutput:
+def escalate(session: Session, evaluation: int, server: Server | None, progress: Progress) -> StageOutput:
     """Ask again where the gate wants it: a confirmation of a loss, repeats where a verdict is undecided.
 
     Every round is decided on all answers so far, so that a confirmation is pooled with what it confirms.
@@ -137,7 +139,7 @@ def why_no_speed(session: Session) -> str | None:
     return None
 
 
-def speed(session: Session, server: ProcessServer | None) -> StageOutput:
+def speed(session: Session, server: Server | None) -> StageOutput:
     """Tier 2: throughput and latency under fixed loads."""
     policy = session.job.cell.policy.speed
     if server is None or policy is None:

@@ -44,6 +44,6 @@ def _is_here(chip: Chip) -> bool:
 def chip_named(chips: Mapping[str, Chip], word: str) -> Chip:
     """The chip with this key, or with this word among its names; raises UnknownNameError."""
     for chip in chips.values():
-        if word.casefold() in {name.casefold() for name in (chip.key, chip.display, chip.vendor, *chip.aliases)}:
+        if word.casefold() in {*chip.names, chip.vendor.casefold()}:
             return chip
     raise UnknownNameError(f"there is no chip `{word}`", remedy=f"the chips are: {', '.join(chips)}")

@@ -9,7 +9,9 @@ from pathlib import Path
 from flagrelease.errors import FlagReleaseError, PreflightError
 from flagrelease.matrix import ResolvedCell
 from runtime import weights
+from runtime.docker_engine import connect
 from runtime.engines import engine as engine_named
+from runtime.launch.chip_container import cell_container
 
 
 def check_host(cell: ResolvedCell, engine: str) -> None:
@@ -34,16 +36,16 @@ def _problems(cell: ResolvedCell, engine: str) -> Iterator[FlagReleaseError]:
         yield PreflightError(f"no {chip.display} device: {', '.join(missing)} not there", remedy=elsewhere)
     if chip.smi and shutil.which(chip.smi) is None:
         yield PreflightError(f"{chip.smi}, the management tool of {chip.display}, is not on PATH", remedy=elsewhere)
-    if cell.cell.launcher == "container":
-        if shutil.which("docker") is None or not Path("/var/run/docker.sock").exists():
-            yield PreflightError("no container engine runs here", remedy="start Docker on that host")
-        yield PreflightError(
-            "this version of FlagRelease starts servers as processes only, and the cell wants a container",
-            remedy="use a version with the container launcher",
-        )
-        return
     try:
-        engine_named(engine).version()
+        if cell.container is None:
+            engine_named(engine).version()
+        else:
+            # Whether the container itself can be started, its launcher looks at.
+            cell_container(cell.container, chip)
+            connect().close()
+    except FlagReleaseError as problem:
+        yield problem
+    try:
         weights.check(cell.model)
     except FlagReleaseError as problem:
         yield problem

@@ -1,8 +1,9 @@
-"""The model's weights on this host: found in an installed package, checked by hash, converted once."""
+"""The model's weights on this host: in an installed package or a downloaded folder, known by hash, converted once."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import uuid
 from collections.abc import Callable
@@ -10,36 +11,35 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from flagrelease.errors import PreflightError, WeightsError
+from flagrelease.errors import OutputError, PreflightError, WeightsError
 from flagrelease.matrix import Model
 from flagrelease.packages import install_command, packaged_file
 from flagrelease.records import digest
+from flagrelease.settings import settings
 from flagrelease.store.database import check_writable
 from runtime.engines.interface import WeightsFormat
 
 CONVERTED_MIB = 700
+CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 class Weights(NamedTuple):
-    """A weights file that was checked."""
+    """Weights that were checked: a GGUF file, or the folder of a Hugging Face checkpoint."""
 
     path: Path
     sha256: str
 
 
 def check(model: Model) -> Weights:
-    """The model's weights, their hash compared with the matrix.
+    """The model's weights; of a packaged file the hash is compared with the matrix.
 
-    Raises PreflightError where they are not here (with the command that installs them), WeightsError where they
-    are not what the matrix says.
+    Raises PreflightError where they are not here (with the command that gets them), WeightsError where they are not
+    what the matrix says, or no checkpoint.
     """
     packaged = model.weights
     if packaged is None:
-        raise PreflightError(
-            f"the weights of {model.display} are on a hub ({model.source.hub}: {model.source.repository}), "
-            "and this version of FlagRelease does not download weights",
-            remedy="release this cell where its container image and weights are",
-        )
+        return _downloaded(model)
     path = packaged_file(packaged.package, packaged.file, f"the weights of {model.display}")
     about = path.stat()
     actual = _sha256(path, about.st_size, about.st_mtime_ns)
@@ -58,19 +58,67 @@ def _sha256(path: Path, _size: int, _changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _downloaded(model: Model) -> Weights:
+    """The checkpoint in the folder that the matrix names; its hash is that of its files' names and hashes."""
+    source = model.source
+    if source.local_dir is None or not Path(source.local_dir).is_dir():
+        place = source.local_dir or "a folder, which models.<model>.source.local_dir in matrix.yaml then names"
+        command = "modelscope download --model" if source.hub == "modelscope" else "hf download"
+        option = "--local_dir" if source.hub == "modelscope" else "--local-dir"
+        raise PreflightError(
+            f"the weights of {model.display} are not on this host: {source.local_dir or 'no folder is named'}",
+            remedy=f"download them to {place}: {command} {source.repository} {option} {source.local_dir or '<folder>'}",
+        )
+    folder = Path(source.local_dir)
+    # A changed README does not make another model.
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in CHECKPOINT_SUFFIXES]
+    if not (folder / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
+        raise WeightsError(
+            f"{folder} holds no checkpoint: config.json and *.safetensors are wanted",
+            remedy=f"download the model again ({source.hub}: {source.repository})",
+        )
+    return Weights(folder, digest({path.name: _file_sha256(path) for path in files}))
+
+
+def _file_sha256(path: Path) -> str:
+    """Hash of a file, remembered on this host until it changes: reading hundreds of gigabytes takes minutes."""
+    about = path.stat()
+    known = settings().work_path / "hashes" / digest([str(path), about.st_size, about.st_mtime_ns])
+    if known.exists():
+        return known.read_text()
+    found = _sha256(path, about.st_size, about.st_mtime_ns)
+    known.parent.mkdir(parents=True, exist_ok=True)
+    aside = known.with_name(uuid.uuid4().hex)
+    aside.write_text(found)
+    aside.rename(known)
+    return found
+
+
 @cache
 def chat_template_sha256(weights: Weights) -> str:
     """Hash of the chat template that the weights carry (of the empty text where they carry none)."""
     from runtime.gguf_checkpoint import chat_template
 
-    return hashlib.sha256(chat_template(weights.path).encode()).hexdigest()
+    text = _chat_template(weights.path) if weights.path.is_dir() else chat_template(weights.path)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _chat_template(folder: Path) -> str:
+    own = folder / "chat_template.jinja"
+    if own.exists():
+        return own.read_text(encoding="utf-8")
+    about = folder / "tokenizer_config.json"
+    return str(json.loads(about.read_text(encoding="utf-8")).get("chat_template") or "") if about.exists() else ""
 
 
 @cache
 def tokenizer_sha256(weights: Weights) -> str:
-    """Hash of the tokenizer that the weights carry: model, vocabulary and merges."""
+    """Hash of the tokenizer that the weights carry: model, vocabulary and merges; of a folder that of its files."""
     from runtime.gguf_checkpoint import tokenizer_facts
 
+    if weights.path.is_dir():
+        files = [weights.path / name for name in TOKENIZER_FILES]
+        return digest({path.name: _file_sha256(path) for path in files if path.exists()})
     return digest(tokenizer_facts(weights.path))
 
 
@@ -82,9 +130,11 @@ def converter_version(form: WeightsFormat) -> int:
 
 
 def checkpoint(weights: Weights, folder: Path) -> Path:
-    """A Hugging Face checkpoint in float32 of GGUF weights, converted once into `folder`."""
+    """The Hugging Face checkpoint; of GGUF weights one in float32, converted once into `folder`."""
     from runtime import gguf_checkpoint
 
+    if weights.path.is_dir():
+        return weights.path
     name = f"{weights.sha256[:16]}-safetensors-{gguf_checkpoint.VERSION}"
     return _once(folder / name, lambda aside: gguf_checkpoint.convert(weights.path, aside))
 
@@ -109,5 +159,25 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
             leftover.unlink()
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
     make(aside)
+    for path in (aside, *aside.rglob("*")):
+        # A container may read them as another user.
+        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
     aside.rename(target)
     return target
+
+
+def put(source: Path, target: Path) -> bool:
+    """Copy a file, or a checkpoint's folder, to `target`; false where just that lies there already."""
+    if source.is_dir():
+        written = [put(path, target / path.name) for path in sorted(source.iterdir()) if path.is_file()]
+        return any(written)
+    if target.is_file() and _file_sha256(target) == _file_sha256(source):
+        return False
+    check_writable(target.parent, source.stat().st_size >> 20, OutputError)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        shutil.copyfile(source, aside)
+        aside.rename(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import Field
 from sqlalchemy import select
 
 from flagrelease.card.compose import in_language, in_style, measured_card, published_card
@@ -12,9 +13,9 @@ from flagrelease.card.importing import imported_card
 from flagrelease.card.styles import Language, Style
 from flagrelease.errors import StoreError, UnknownNameError
 from flagrelease.matrix import ResolvedCell
-from flagrelease.records import Artefact, Record, Stage
+from flagrelease.records import Artefact, CellImage, Record, Stage
 from flagrelease.store import Store
-from flagrelease.store.models import ArtefactRow, ReleaseRow
+from flagrelease.store.models import ArtefactRow, ReleaseRow, StageRow
 from flagrelease.store.queries import find_release, release_view
 
 
@@ -49,6 +50,7 @@ class Snapshot(Record):
     engine_display: str
     displays: dict[str, str]
     not_run: list[NotRun]
+    serve: list[str] = Field(default_factory=list, description="what serves the model, typed in the cell's container")
 
 
 def card_data(store: Store, release: int) -> CardData:
@@ -101,6 +103,8 @@ def card_data(store: Store, release: int) -> CardData:
         candidate=candidate.provenance,
         baseline=baseline.provenance if baseline else None,
         published=published,
+        image=_image(store, release),
+        serve=snapshot.serve,
         evidence=_evidence(store, release),
     )
 
@@ -109,6 +113,15 @@ def release_snapshot(store: Store, release: int) -> Snapshot:
     """What the release was made from."""
     with store.session() as session:
         return Snapshot.model_validate(session.get_one(ReleaseRow, release).snapshot)
+
+
+def _image(store: Store, release: int) -> CellImage | None:
+    """The image that the release was served from; none where a process served it."""
+    with store.session() as session:
+        built = session.scalar(
+            select(StageRow.output).where(StageRow.release_id == release, StageRow.stage == Stage.BUILD)
+        )
+    return CellImage.model_validate(built["image"]) if built and "image" in built else None
 
 
 def _evidence(store: Store, release: int) -> list[Artefact]:

@@ -53,7 +53,7 @@ _QUESTION = [
 def measured_card(data: CardData, style: Style = Style.VERIFIED, language: Language = "en") -> Card:
     """The card of a release that was measured."""
     say = _words(language)
-    contents = _cell_contents(data.cell, _engine_option(data)) | {
+    contents = _cell_contents(data.cell, data) | {
         Block.RESULTS: [_results(data, style, say)] if data.rows else [],
         Block.GUIDE: [_environment(_measured_environment(data, style), style, say)],
     }
@@ -77,7 +77,7 @@ def published_card(cell: ResolvedCell, style: Style = Style.VERIFIED, language: 
         header=[say("Metrics"), escaped(names.baseline_column), escaped(names.candidate_column)],
         rows=[[escaped(text) for text in (row.metric, row.baseline, row.candidate)] for row in published.rows],
     )
-    contents = _cell_contents(cell, "") | {
+    contents = _cell_contents(cell, None) | {
         Block.RESULTS: [results],
         Block.GUIDE: [_environment(_stated_environment(cell), style, say)],
     }
@@ -151,16 +151,17 @@ def _card(
     )
 
 
-def _cell_contents(cell: ResolvedCell, engine_option: str) -> dict[Block, list[Content]]:
-    """Commands and client snippet of a cell."""
-    container = cell.cell.container if cell.cell.launcher == "container" else None
+def _cell_contents(cell: ResolvedCell, data: CardData | None) -> dict[Block, list[Content]]:
+    """Commands and client snippet of a cell; without `data` those that were published for it."""
+    container, sampling = cell.container, cell.cell.sampling
     host = "<server_ip>" if container else "127.0.0.1"
-    commands = cell.cell.serve
-    if not container:
-        commands = [f"flagrelease serve {shell_token(cell.id)} --port {cell.cell.port}{engine_option}"]
-    sampling = cell.cell.sampling
+    if container:
+        commands = (data.serve if data else []) or cell.cell.serve
+    else:
+        option = _engine_option(data) if data else ""
+        commands = [f"flagrelease serve {shell_token(cell.id)} --port {cell.cell.port}{option}"]
     found: dict[Block, list[Content]] = {
-        Block.WEIGHTS: [_shell(_download(cell))],
+        Block.WEIGHTS: [_shell(_download(cell, data))],
         Block.SERVE: [_shell(commands)],
         Block.CLIENT: [
             Client(
@@ -173,8 +174,16 @@ def _cell_contents(cell: ResolvedCell, engine_option: str) -> dict[Block, list[C
         ],
     }
     if container:
-        found[Block.IMAGE] = [_shell([f"docker pull {shell_token(container.image)}"])]
-        found[Block.START] = [_shell(_start(container))]
+        image = data.image if data else None
+        reference = container.image
+        get = [f"docker pull {shell_token(container.image)}"]
+        if image:
+            reference = image.reference if image.digest else image.name
+            # What no registry has can only be built again.
+            command = "docker pull" if image.digest else "flagrelease image build"
+            get = [f"{command} {shell_token(reference if image.digest else cell.id)}"]
+        found[Block.IMAGE] = [_shell(get)]
+        found[Block.START] = [_shell(_start(container, reference))]
     return found
 
 
@@ -182,12 +191,16 @@ def _shell(lines: Sequence[str]) -> Code:
     return Code(language="bash", lines=[printable(line) for line in lines])
 
 
-def _start(container: Container) -> list[str]:
-    return ["# Container startup", *docker_run(container.options, container.name, container.image, container.command)]
+def _start(container: Container, image: str) -> list[str]:
+    return ["# Container startup", *docker_run(container.options, container.name, image, container.command)]
 
 
-def _download(cell: ResolvedCell) -> list[str]:
+def _download(cell: ResolvedCell, data: CardData | None) -> list[str]:
+    """How the weights get into the folder that the container sees."""
     source = cell.model.source
+    if data and cell.model.weights:
+        write = f"flagrelease weights {shell_token(cell.id)} --output {shell_token(cell.model_folder)}"
+        return [*_packages(data), f"{write}{_engine_option(data)}"]
     repository = shell_token(cell.cell.names.download or source.repository)
     package, command, option = (
         ("modelscope", "modelscope download --model", "--local_dir")
@@ -219,6 +232,15 @@ def _environment(rows: list[tuple[str, str]], style: Style, say: Callable[[str],
     return Table(header=[say("Item"), say("Version")], rows=cells)
 
 
+_PACKAGES = {
+    "flag-scale": "FlagScale",
+    "flag-gems": "FlagGems",
+    "flagtree": "FlagTree",
+    "flagcx": "FlagCX",
+    "vllm": "vLLM",
+    "vllm-plugin-fl": "vllm-plugin-FL",
+}
+"""Rows of the environment table by package."""
 _DRIVER = "Accelerator Card Driver Version"
 
 
@@ -244,8 +266,16 @@ def _measured_environment(data: CardData, style: Style) -> list[tuple[str, str]]
     if style is Style.CLASSIC and stated:
         return stated
     known = dict(stated)
+    image = {
+        _PACKAGES.get(name, name): version for name, version in (data.image.versions if data.image else {}).items()
+    }
     return [
         *stated,
+        *(
+            (name, f"Version: {version}")
+            for name, version in image.items()
+            if name not in {*known, data.engine_display}
+        ),
         *([] if "Operating System" in known else [("Operating System", data.candidate.platform)]),
         (data.engine_display, f"Version: {data.engine_version}"),
         *((name, f"Version: {version}") for name, version in data.candidate.harnesses.items()),

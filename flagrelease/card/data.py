@@ -15,7 +15,7 @@ from pydantic import Field
 from flagrelease.card.styles import Language
 from flagrelease.card.text import CellText, CodeLine, TitleText
 from flagrelease.matrix import ResolvedCell
-from flagrelease.records import Artefact, GateResult, ImportedBaseline, Provenance, Record, Stack
+from flagrelease.records import Artefact, CellImage, GateResult, ImportedBaseline, Provenance, Record, Stack
 
 
 class Block(StrEnum):
@@ -143,6 +143,8 @@ class CardData(Record):
     candidate: Provenance
     baseline: Provenance | None = Field(description="none: the baseline is `published` scores")
     published: ImportedBaseline | None = None
+    image: CellImage | None = Field(default=None, description="that the server ran in; none: a process")
+    serve: list[str] = Field(default_factory=list, description="what serves the model, typed in the cell's container")
     evidence: list[Artefact]
 
 

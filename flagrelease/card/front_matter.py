@@ -47,9 +47,11 @@ def of_cell(cell: ResolvedCell, engine: str, language: Language, release: CardDa
 
 def _own_block(cell: ResolvedCell, release: CardData | None) -> dict[str, Any]:
     block: dict[str, Any] = {"schema": SCHEMA, "cell": cell.id, "chip": cell.chip.key}
-    if cell.cell.container:
-        block["image"] = printable(cell.cell.container.image)
+    if cell.container and not release:
+        block["image"] = printable(cell.container.image)
     if release:
+        if release.image:
+            block["image"] = printable(release.image.reference)
         block |= {
             "release": release.release,
             "verdict": release.gate.verdict.value,

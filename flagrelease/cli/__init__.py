@@ -7,7 +7,20 @@ import traceback
 
 import typer
 
-from flagrelease.cli import baseline, benchmarks, card, doctor, gate, image, inspect, matrix, plan, release
+from flagrelease.cli import (
+    baseline,
+    benchmarks,
+    card,
+    deploy,
+    doctor,
+    gate,
+    image,
+    inspect,
+    matrix,
+    plan,
+    release,
+    weights,
+)
 from flagrelease.errors import FlagReleaseError
 
 INTERRUPTED = 130
@@ -20,7 +33,8 @@ app = typer.Typer(
 )
 app.command()(release.release)
 app.command()(release.serve)
-app.command()(release.deploy)
+app.command()(weights.weights)
+app.command()(deploy.deploy)
 app.command()(plan.plan)
 app.command()(doctor.doctor)
 app.command()(inspect.status)

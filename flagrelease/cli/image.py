@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,8 @@ from flagrelease.cli.inspect import AsJson
 from flagrelease.cli.release import Cell
 
 if TYPE_CHECKING:
-    import docker
-
     from flagrelease.settings import Settings
-    from runtime.image.build import BuiltImage
+    from runtime.image.provide import Provided
     from runtime.launch.interface import Log
 
 app = typer.Typer(no_args_is_help=True, help="Container images of cells: build and push them.")
@@ -28,12 +27,9 @@ def build(cell: Cell, as_json: AsJson = False) -> None:
     The image is given the name that the card's registry would have; nothing is sent anywhere.
     """
     from flagrelease.settings import settings
-    from runtime.docker_engine import LONG_S, connect
 
     host, log = settings(), _log(as_json)
-    with closing(connect(LONG_S)) as client:
-        image, evidence = _build(client, cell, host, log)
-    _say(_document(cell, image, evidence), image, evidence, as_json)
+    _say(cell, _provide(cell, host, log, send=False), host, as_json)
 
 
 @app.command()
@@ -44,8 +40,6 @@ def push(cell: Cell, as_json: AsJson = False) -> None:
     """
     from flagrelease.errors import RegistryError
     from flagrelease.settings import settings
-    from runtime.docker_engine import LONG_S, connect
-    from runtime.image.registry import push as push_image
 
     host, log = settings(), _log(as_json)
     if host.registry is None:
@@ -53,37 +47,26 @@ def push(cell: Cell, as_json: AsJson = False) -> None:
             "no registry is configured",
             remedy="set FLAGRELEASE_REGISTRY to host and project, for example harbor.example.org/team",
         )
-    with closing(connect(LONG_S)) as client:
-        image, evidence = _build(client, cell, host, log)
-        pushed = push_image(client, image.name, host, log)
-    _say(_document(cell, image, evidence) | {"pushed": pushed.model_dump()}, image, evidence, as_json)
-    if not as_json:
-        typer.echo(f"{'pull it with:':<26}docker pull {pushed.reference}")
+    _say(cell, _provide(cell, host, log, send=True), host, as_json)
 
 
-def _build(client: docker.DockerClient, cell_id: str, host: Settings, log: Log) -> tuple[BuiltImage, dict[str, str]]:
-    """The image, and where its files of evidence lie."""
+def _keep(files: Mapping[str, bytes], host: Settings) -> dict[str, str]:
+    """Where files of evidence lie, by name."""
     from flagrelease.evidence import EvidenceFolder
-    from flagrelease.loading import load_chips, load_matrix, resolve, resolve_all
-    from runtime.image.build import build_image
-    from runtime.image.recipe import sharing
-    from runtime.image.sbom import bill_of_materials
 
-    matrix, chips = load_matrix(host.matrix_path), load_chips()
-    cell = resolve(matrix, chips, cell_id)
-    image = build_image(client, cell, host, log, sharing(cell, resolve_all(matrix, chips), host.base_images))
-    files = {
-        "Dockerfile": image.dockerfile.encode(),
-        "sbom.cdx.json": bill_of_materials(client, image.id, image.repository.rpartition("/")[2]),
-    }
     folder = EvidenceFolder(host.evidence_url)
     kept = (folder.put("image", name, data) for name, data in files.items())
-    return image, {artefact.name: folder.path(artefact.sha256) for artefact in kept}
+    return {artefact.name: folder.path(artefact.sha256) for artefact in kept}
 
 
-def _document(cell: str, image: BuiltImage, evidence: dict[str, str]) -> dict[str, Any]:
-    facts = {"name": image.name} | image.model_dump(exclude={"dockerfile"})
-    return {"cell": cell, "image": facts, "evidence": evidence}
+def _provide(cell_id: str, host: Settings, log: Log, *, send: bool) -> Provided:
+    from flagrelease.loading import load_chips, load_matrix, resolve
+    from runtime.docker_engine import LONG_S, connect
+    from runtime.image.provide import provide
+
+    cell = resolve(load_matrix(host.matrix_path), load_chips(), cell_id)
+    with closing(connect(LONG_S)) as client:
+        return provide(client, cell, host, log, send=send)
 
 
 def _log(as_json: bool) -> Log:
@@ -91,10 +74,20 @@ def _log(as_json: bool) -> Log:
     return partial(typer.echo, err=as_json)
 
 
-def _say(document: dict[str, Any], image: BuiltImage, evidence: dict[str, str], as_json: bool) -> None:
+def _say(cell: str, found: Provided, host: Settings, as_json: bool) -> None:
     import json
 
+    image, evidence = found.built, _keep(found.files, host)
     if as_json:
+        document: dict[str, Any] = {
+            "cell": cell,
+            "image": {"name": image.name}
+            | image.model_dump(exclude={"dockerfile"})
+            | {"versions": found.image.versions},
+            "evidence": evidence,
+        }
+        if found.pushed:
+            document["pushed"] = found.pushed.model_dump()
         typer.echo(json.dumps(document, indent=1))
         return
     facts = {
@@ -104,7 +97,10 @@ def _say(document: dict[str, Any], image: BuiltImage, evidence: dict[str, str], 
         "base": image.base,
         "built": image.created + (" (reused: nothing was built)" if image.reused else ""),
         "size": f"{image.size / 1e6:.0f} MB with its base",
+        "serves with": ", ".join(f"{name} {version}" for name, version in found.image.versions.items()),
     } | {f"evidence: {name}": path for name, path in evidence.items()}
+    if found.pushed:
+        facts["pull it with"] = f"docker pull {found.pushed.reference}"
     typer.echo()
     for name, value in facts.items():
         typer.echo(f"{name + ':':<26}{value}")

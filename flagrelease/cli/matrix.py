@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flagrelease.matrix import Matrix
+    from flagrelease.yaml_file import Positions, Problem
 
 app = typer.Typer(no_args_is_help=True, help="The matrix of models and chips.")
 
 
 @app.command()
 def check() -> None:
-    """Check matrix.yaml, the chip files and the benchmark files."""
-    from evaluation.catalogue import load_benchmarks, select
-    from flagrelease.loading import load_chips, load_matrix, resolve_all
+    """Check matrix.yaml with its engine settings, the chip files and the benchmark files."""
+    from evaluation.catalogue import load_benchmarks
+    from flagrelease.loading import load_chips, load_matrix, load_yaml, resolve_all
     from flagrelease.settings import settings
+    from flagrelease.yaml_file import invalid
 
     path = settings().matrix_path
     matrix, benchmarks = load_matrix(path), load_benchmarks()
     cells = resolve_all(matrix, load_chips())
-    for suite in matrix.suites.values():
-        select(benchmarks, suite)
+    if problems := list(_engine_faults(matrix, load_yaml(path)[1])):
+        raise invalid(path, problems)
     typer.echo(
         f"{path} is valid: {len(matrix.models)} models, {len(cells)} cells, "
         f"{len(matrix.suites)} suites, {len(benchmarks)} benchmarks"
     )
+
+
+def _engine_faults(matrix: Matrix, positions: Positions) -> Iterator[Problem]:
+    """Settings that the engine of a cell does not take."""
+    from pydantic import ValidationError
+
+    from flagrelease.yaml_file import problems_of
+    from runtime.engines import ENGINES
+
+    for index, cell in enumerate(matrix.cells):
+        for name, raw in cell.engines.items():
+            if name in ENGINES:
+                try:
+                    ENGINES[name].settings(raw)
+                except ValidationError as error:
+                    kind = type(ENGINES[name].settings({}))
+                    yield from problems_of(error, kind, raw, positions, ("cells", index, "engines", name))
 
 
 @app.command()

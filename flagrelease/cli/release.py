@@ -1,4 +1,4 @@
-"""`flagrelease release`, `serve` and `deploy`."""
+"""`flagrelease release` and `serve`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def release(cell: Cell, engine: EngineName = None) -> None:
     Exit code: 0 released, 1 REGRESSED, 3 INVALID, 10 and above an error.
     """
     from flagrelease.settings import settings
-    from flows.session import finished_release, make_job, preflight
+    from flows.job import make_job, preflight
+    from flows.session import finished_release
 
     host = settings()
     job = make_job(cell, engine, host)
@@ -96,14 +97,14 @@ def serve(
     """Serve a cell's model with the settings it was released with, until Ctrl-C."""
     from flagrelease.errors import ServerError
     from flagrelease.settings import settings
+    from flows.job import make_job
     from flows.serving import start_server
-    from flows.session import make_job
 
     job = make_job(cell, engine, settings())
     chosen = port or job.cell.cell.port
     # Ended by a service manager is ended as by Ctrl-C: the server stops with this process.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with start_server(job, settings().work_path, typer.echo, host=host, port=chosen) as server:
+    with start_server(job, settings(), typer.echo, address=host, port=chosen) as server:
         typer.echo(f"{job.cell.served_name} is served at {server.base_url}/v1/ (Ctrl-C ends it)")
         try:
             server.wait()
@@ -111,10 +112,3 @@ def serve(
             typer.echo("stopping")
             return
         raise ServerError(f"the server ended: {server.exit_reason()}", remedy=f"see {server.log_path}")
-
-
-def deploy() -> None:
-    """Create or update Prefect's work pools and deployments, so that workers can run releases and baselines."""
-    from flows.deployments import deploy as deploy_all
-
-    deploy_all(typer.echo)

@@ -6,7 +6,8 @@
 set -euo pipefail
 
 name=${1:-flagrelease-base:python}
-root_packages="base-files busybox-static libgomp1 libstdc++6 netbase"
+# bash and coreutils (nohup) are for FlagScale, libnuma1 and util-linux (lscpu) for vLLM.
+root_packages="base-files bash busybox-static coreutils libgomp1 libnuma1 libstdc++6 netbase util-linux"
 # What packages depend on for their scripts only, or for parts of Python that no server uses.
 without='^(<.*>|.*awk|dpkg|tar|install-info|mailcap|mime-support|perl.*|libperl.*|libgdbm.*|readline-common)$'
 
@@ -42,6 +43,7 @@ echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 # Hosts give devices to these two groups, and docker run looks their names up here.
 printf '%s\n' root:x:0: video:x:44: render:x:105: >"$root/etc/group"
 ln -sf "$python" "$root/usr/bin/python3"
+ln -sf python3 "$root/usr/bin/python"
 ldconfig -r "$root"
 # Without compiled modules every start of Python takes a second longer. Unchecked, because the files' times are set below.
 PYTHONHASHSEED=0 chroot "$root" /usr/bin/python3 -m compileall -q -x '/(test|lib2to3|idlelib|turtledemo)/' \

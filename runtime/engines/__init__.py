@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from flagrelease.errors import UnknownNameError
+from runtime.engines.flagscale import Flagscale
 from runtime.engines.interface import Engine
 from runtime.engines.llama_cpp import LlamaCpp
 from runtime.engines.vllm import Vllm
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm(), Flagscale())}
 
 
 def engine(name: str) -> Engine:

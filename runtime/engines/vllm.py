@@ -13,13 +13,14 @@ from pydantic import Field
 
 from flagrelease.errors import PreflightError
 from flagrelease.settings import settings as host_settings
-from runtime.engines.interface import Capability, EngineSettings, ServerCommand, ServeRequest, WeightsFormat
+from runtime.engines.flagos import FlagosSettings, variables
+from runtime.engines.interface import Capability, ServerCommand, ServeRequest, WeightsFormat
 
 OWN_ENVIRONMENT = Path(".venv-vllm/bin/vllm")
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
-class VllmSettings(EngineSettings):
+class VllmSettings(FlagosSettings):
     """Settings of `vllm serve`."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -57,32 +58,47 @@ class Vllm:
     def command(self, request: ServeRequest, raw: Mapping[str, Any]) -> ServerCommand:
         """`vllm serve` with the tokenizer endpoint that log-likelihood tasks need."""
         settings = self.settings(raw)
-        argv = [
-            "vllm" if request.inside else str(executable()),
-            "serve",
-            str(request.model_path),
-            f"--host={request.host}",
-            f"--port={request.port}",
-            f"--served-model-name={request.served_name}",
-            f"--dtype={settings.dtype}",
-            f"--seed={settings.seed}",
-            f"--tensor-parallel-size={settings.tensor_parallel_size}",
-            "--enable-tokenizer-info-endpoint",
-        ]
-        if settings.max_model_len is not None:
-            argv.append(f"--max-model-len={settings.max_model_len}")
-        if settings.tool_call_parser is not None:
-            argv += ["--enable-auto-tool-choice", f"--tool-call-parser={settings.tool_call_parser}"]
-        environment = dict(QUIET)
-        if settings.cpu:
-            # Compiling for a CPU takes minutes and changes the arithmetic with the batch.
-            argv.append("--enforce-eager")
-            environment |= {
-                "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
-                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                "OMP_NUM_THREADS": str(settings.threads),
-            }
-        return ServerCommand(argv, environment)
+        program = "vllm" if request.inside else str(executable())
+        argv = [program, "serve", str(request.model_path), *_typed(options(request, settings))]
+        return ServerCommand(argv, environment(request, settings))
+
+
+def options(request: ServeRequest, settings: VllmSettings) -> dict[str, str | int | bool]:
+    """What vLLM is told, by the names of its settings; true is an option without a value."""
+    found: dict[str, str | int | bool] = {
+        "host": request.host,
+        "port": request.port,
+        "served_model_name": request.served_name,
+        "dtype": settings.dtype,
+        "seed": settings.seed,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enable_tokenizer_info_endpoint": True,
+    }
+    if settings.max_model_len is not None:
+        found["max_model_len"] = settings.max_model_len
+    if settings.tool_call_parser is not None:
+        found |= {"enable_auto_tool_choice": True, "tool_call_parser": settings.tool_call_parser}
+    if settings.cpu:
+        # Compiling for a CPU takes minutes and changes the arithmetic with the batch.
+        found["enforce_eager"] = True
+    return found
+
+
+def environment(request: ServeRequest, settings: VllmSettings) -> dict[str, str]:
+    """What vLLM's environment says: no word to the outside, the CPU's shares, the stack."""
+    found = dict(QUIET)
+    if settings.cpu:
+        found |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.threads),
+        }
+    return found | variables(request.stack, settings, inside=request.inside)
+
+
+def _typed(values: Mapping[str, str | int | bool]) -> list[str]:
+    words = ((f"--{name.replace('_', '-')}", value) for name, value in values.items())
+    return [word if value is True else f"{word}={value}" for word, value in words]
 
 
 def executable() -> Path:

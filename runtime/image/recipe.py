@@ -145,16 +145,10 @@ def repository(cell: ResolvedCell, registry: str | None) -> str:
     The last part is that of the image which the cell's card prints, else it is made of chip and model. `registry` is
     host and project; without one the name is good for this host only. Raises MatrixError, RegistryError.
     """
-    if cell.cell.container:
-        printed = cell.cell.container.image
-        name = printed.partition("@")[0].rpartition("/")[2].partition(":")[0]
-    else:
-        words = (cell.chip.key, _words(cell.model.display) or cell.cell.model)
-        name = f"flagrelease_{'_'.join(_words(word) for word in words)}"
-        printed = name
+    name = cell.image_name
     if "/" in name or not _PATH.fullmatch(name):
         raise MatrixError(
-            f"{cell.id}: {printed!r} does not name an image",
+            f"{cell.id}: {name!r} does not name an image",
             remedy="names of images have small letters, digits, and single `_`, `.` or `-` between them",
         )
     return f"{registry_prefix(registry)}/{name}" if registry else name
@@ -180,8 +174,3 @@ def registry_host(reference: str) -> str:
 def tag(recipe: Recipe, created: str, key: str) -> str:
     """The image's tag: versions, day of the build (`created` in ISO 8601), first letters of the content key."""
     return f"{recipe.versions}-{created[:10].replace('-', '')}-{key[:8]}"
-
-
-def _words(text: str) -> str:
-    """`text` as a part of a name: Qwen3-8B → qwen3_8b."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
 import docker
 import requests
@@ -93,6 +94,20 @@ class ContainerServer:
     def exit_reason(self) -> str:
         """How the container ended, and the log's last lines."""
         return f"{self._reason().what}; last lines of {self.log_path}:\n{indent(last_lines(self.log_path))}"
+
+    def read(self, path: str) -> bytes | None:
+        """A file that the server wrote in its container; what the image brought is none."""
+        with engine_errors(f"reading {path} in {self.name}"):
+            # The engine's own copying does not see what lies in a tmpfs.
+            command = ["sh", "-c", 'stat -c %Y -- "$1" && cat -- "$1"', "-", path]
+            run = self._client.api.exec_create(self._id, command, user="0")["Id"]
+            output = self._client.api.exec_start(run, demux=True)[0] or b""
+            if self._client.api.exec_inspect(run)["ExitCode"] != 0:
+                return None
+            started = self._client.api.inspect_container(self._id)["State"]["StartedAt"]
+        changed, _, content = output.partition(b"\n")
+        written = int(changed) >= int(datetime.fromisoformat(started[:19] + "+00:00").timestamp())
+        return content if written else None
 
     def death(self, waited_s: float) -> FlagReleaseError:
         """The error to raise where the container ended while the server was loading."""

@@ -43,6 +43,10 @@ class Server(Protocol):
         """Why it ended, with the last lines of its log."""
         ...
 
+    def read(self, path: str) -> bytes | None:
+        """A file that the server wrote, by its path there; none where it wrote none."""
+        ...
+
 
 class Launcher(Protocol):
     """Starts servers in one kind of place."""

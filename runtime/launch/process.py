@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,7 @@ class ProcessServer:
 
     def __init__(self, process: subprocess.Popen[bytes], spec: ServerSpec) -> None:
         self._process = process
+        self._started = time.time()
         self._cell = spec.cell
         self.log_path = spec.log_path
         self.base_url = f"http://{spec.host}:{spec.port}"
@@ -86,6 +88,11 @@ class ProcessServer:
         else:
             how = f"exited with code {code}"
         return f"{how}; last lines of {self.log_path}:\n{indent(last_lines(self.log_path))}"
+
+    def read(self, path: str) -> bytes | None:
+        """A file that the server wrote; an older one is none."""
+        file = Path(path)
+        return file.read_bytes() if file.is_file() and file.stat().st_mtime >= self._started else None
 
     def death(self, waited_s: float) -> ServerError:
         """The error to raise where the server ended while it was loading."""

@@ -20,7 +20,7 @@ from flagrelease.records import BenchmarkRun, CanaryPrompt, CanaryReference, Can
 from flagrelease.settings import settings
 from flagrelease.store import Store
 from flows import baselines, serving
-from flows.session import Job
+from flows.job import Job
 from tests.conftest import ROOT
 from tests.unit.evaluations import provenance
 from tests.unit.test_gate_commands import Run

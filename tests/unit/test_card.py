@@ -19,7 +19,15 @@ from flagrelease.card.names import card_names
 from flagrelease.card.render import render, template_sha256
 from flagrelease.card.styles import Style
 from flagrelease.matrix import Licence, Names, Source
-from flagrelease.records import Artefact, CanaryResult, CanaryStatistics, HygieneCheck, ImportedBaseline, Verdict
+from flagrelease.records import (
+    Artefact,
+    CanaryResult,
+    CanaryStatistics,
+    CellImage,
+    HygieneCheck,
+    ImportedBaseline,
+    Verdict,
+)
 from tests.unit import card_data
 
 BEFORE_STEPS = [
@@ -313,6 +321,31 @@ def test_container_commands() -> None:
     assert max(map(len, start.splitlines())) <= 100
     assert serve == "source .venv/bin/activate\nflagscale serve qwen3\n"
     assert "hf download Qwen/Qwen3-8B\n" in _blocks(text_of(CARDS["huggingface"]), "bash")[1]
+
+
+def test_what_was_served_from_an_image_is_pulled_and_started_by_its_digest() -> None:
+    image = CellImage(
+        name="registry.example.org/team/qwen3:1",
+        id=f"sha256:{'a' * 64}",
+        key="b" * 64,
+        digest=f"sha256:{'c' * 64}",
+        base="base",
+        versions={"flag-gems": "5.0.2", "torch": "2.9.0"},
+    )
+    data = card_data.card(card_data.container_cell(), image=image, serve=["vllm serve /nfs/models/Qwen3-8B"])
+    data = data.model_copy(update={"candidate": data.candidate.model_copy(update={"image_digest": image.digest})})
+    text = text_of(data)
+    pull, start, serve = _blocks(text, "bash")[2:]
+    assert pull == f"docker pull registry.example.org/team/qwen3@{image.digest}\n"
+    assert pull.split()[-1] in shlex.split(start.replace("\\\n", ""), comments=True)
+    assert serve == "vllm serve /nfs/models/Qwen3-8B\n"
+    rows = {row[0]: row[1:] for table in _tables(text) for row in table}
+    assert rows["Container image"] == ["none, a process", "sha256:cccccccccccc"]
+    assert (rows["FlagGems"], rows["torch"]) == (["Version: 5.0.2"], ["Version: 2.9.0"])
+    # What no registry has is built again.
+    kept = text_of(data.model_copy(update={"image": image.model_copy(update={"digest": None})}))
+    assert _blocks(kept, "bash")[2] == f"flagrelease image build {data.cell.id}\n"
+    assert image.name in _blocks(kept, "bash")[3]
 
 
 def test_hostile_values_stay_text() -> None:

@@ -10,7 +10,8 @@ from flagrelease.errors import PreflightError
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import Stage
 from flagrelease.settings import settings
-from flows.session import Job, finished_release, make_job, make_plan, open_session
+from flows.job import Job, make_job, make_plan
+from flows.session import finished_release, open_session
 from runtime import gguf_float16
 
 pytestmark = pytest.mark.needs("llama_cpp")

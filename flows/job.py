@@ -1,0 +1,243 @@
+"""What a release of a cell is, decided before anything is started or written: job, stage inputs, provenance."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evaluation.catalogue import Benchmark, fingerprint, judging, load_benchmarks, missing, require_questions, select
+from evaluation.run import HARNESSES
+from flagrelease import __version__
+from flagrelease.card.data import NotRun
+from flagrelease.card.names import card_names
+from flagrelease.card.render import template_sha256
+from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError
+from flagrelease.evidence import EvidenceFolder
+from flagrelease.loading import load_chips, load_matrix, resolve
+from flagrelease.matrix import ResolvedCell
+from flagrelease.pipeline import Plan, plan
+from flagrelease.publish.folder import FolderPublisher
+from flagrelease.records import CellImage, Provenance, Stage, digest
+from flagrelease.settings import Settings
+from flagrelease.store.database import check_writable
+from runtime import weights
+from runtime.engines import ENGINES
+from runtime.engines import engine as engine_named
+from runtime.engines.interface import Engine, EngineSettings
+from runtime.image.provide import planned
+from runtime.image.recipe import canonical
+from runtime.preflight import check_host
+
+HOME_MIB = 50
+OUTPUT_MIB = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be released, and how: decided before anything is started or written."""
+
+    cell: ResolvedCell
+    engine: Engine
+    engine_settings: dict[str, Any]
+    benchmarks: list[Benchmark]
+    not_run: list[NotRun]
+    image_inputs: dict[str, Any] | None
+    """What decides the image that the server runs in; none: it is a process of this host."""
+
+    @property
+    def engine_version(self) -> str:
+        """Version of the engine: the installed one, or the one that the matrix pins in the image."""
+        if self.image_inputs is None:
+            return self.engine.version()
+        pins = {canonical(pin["package"]): pin["version"] for pin in self.image_inputs["recipe"]["pins"]}
+        return str(pins.get(self.engine.package, "of the base image"))
+
+    @property
+    def limits(self) -> EngineSettings:
+        """The engine's settings, validated."""
+        return self.engine.settings(self.engine_settings)
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether a benchmark is large enough to be stopped when it is decided."""
+        rule = self.cell.policy.early_stop
+        return rule is not None and any((b.items or 0) >= rule.from_items for b in self.benchmarks)
+
+    @property
+    def harnesses(self) -> list[str]:
+        """Names of the harnesses that ask."""
+        return sorted({benchmark.harness for benchmark in self.benchmarks if benchmark.harness})
+
+    @property
+    def target(self) -> str:
+        """Repository that the release is published to."""
+        return card_names(self.cell).repository
+
+
+def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
+    """Read the matrix and say what a release of the cell is; writes nothing.
+
+    Raises MatrixError, UnknownNameError, PreflightError.
+    """
+    cell = resolve(load_matrix(host.matrix_path), load_chips(), cell_id)
+    name = engine_name or cell.cell.engine
+    raw = dict(cell.engine_settings(name))
+    engine = engine_named(name)
+    if name not in cell.cell.engines and not (cell.container and name == cell.cell.engine):
+        raise PreflightError(
+            f"{cell_id} has no settings for the engine {name}",
+            remedy=f"add `engines: {{{name}: {{…}}}}` to the cell in {host.matrix_path}",
+        )
+    try:
+        engine.settings(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MatrixError(
+            f"{host.matrix_path}: {cell_id}: engines.{name}.{where}: {first['msg']}",
+            remedy=f"its settings are: {', '.join(type(engine.settings({})).model_fields)}",
+        ) from error
+    run, not_run = [], []
+    for benchmark in select(load_benchmarks(), cell.suite):
+        reason = missing(benchmark, engine.capabilities, engine.display)
+        if reason is None:
+            run.append(benchmark)
+        else:
+            not_run.append(NotRun(benchmark=benchmark.key, display=benchmark.display, reason=reason))
+    if not run:
+        raise PreflightError(
+            f"none of the benchmarks of {cell_id} can be run through {engine.display}",
+            remedy="see why: flagrelease benchmarks; give the model another suite or engine",
+        )
+    return Job(
+        cell=cell,
+        engine=engine,
+        engine_settings=raw,
+        benchmarks=run,
+        not_run=not_run,
+        image_inputs=planned(cell, host) if cell.container else None,
+    )
+
+
+def preflight(job: Job, host: Settings) -> None:
+    """Check that this machine has what the job needs; raises the error that names it."""
+    check_host(job.cell, job.engine.name)
+    for benchmark in job.benchmarks:
+        require_questions(benchmark)
+    EvidenceFolder(host.evidence_url)
+    check_writable(host.home_path, HOME_MIB, StoreError)
+    check_writable(host.output_path, OUTPUT_MIB, OutputError)
+
+
+def served_inputs(job: Job) -> dict[str, Any]:
+    """What decides how the model is served."""
+    return {
+        "cell": job.cell.id,
+        "stack": job.cell.cell.stack,
+        "engine": job.engine.name,
+        "engine_version": job.engine_version,
+        "engine_settings": job.engine_settings,
+    }
+
+
+def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
+    """What decides the answers of the job: weights in the form that is served, engine, harness, questions."""
+    packaged = job.cell.model.weights
+    form = job.engine.weights_format(job.engine_settings)
+    return {
+        Stage.BUILD: {
+            "weights": packaged.sha256 if packaged else None,
+            "format": form,
+            "converter": weights.converter_version(form),
+            **({"image": job.image_inputs} if job.image_inputs else {}),
+        },
+        Stage.EVALUATE: {
+            **served_inputs(job),
+            "harnesses": {name: HARNESSES[name].version() for name in job.harnesses},
+            "benchmarks": [fingerprint(benchmark) for benchmark in job.benchmarks],
+        },
+    }
+
+
+def make_plan(job: Job) -> Plan:
+    """Inputs and keys of every stage of the job."""
+    cell, policy = job.cell, job.cell.policy.thresholds()
+    served, measured, baseline = served_inputs(job), measured_inputs(job), required_baseline(cell)
+    judged = {"baseline": baseline, "policy": policy, "benchmarks": [judging(b) for b in job.benchmarks]}
+    if job.may_stop_early:
+        # Where an evaluation ends depends on what it is compared with.
+        measured[Stage.EVALUATE]["early_stop"] = judged
+    return plan(
+        {
+            **measured,
+            Stage.CANARY: {**served, "baseline": baseline, "canary": policy["canary"]},
+            Stage.ESCALATE: judged,
+            Stage.SPEED: {
+                **served,
+                "baseline": baseline,
+                "speed": policy["speed"],
+                "load_generator": _load_generator() if policy["speed"] else None,
+            },
+            Stage.DECIDE: {**judged, "overrides": cell.overrides},
+            Stage.CARD: {
+                "template": template_sha256(),
+                # When a cell is released, and how it is grouped, stands on no card.
+                "facts": digest(cell.model_dump(mode="json", exclude={"cell": {"tags", "schedule"}})),
+            },
+            Stage.PUBLISH: {"publisher": FolderPublisher.name, "target": job.target},
+        }
+    )
+
+
+def _load_generator() -> str | None:
+    """Version of what puts load on a server; none where this host lacks it, so that getting it is noticed."""
+    try:
+        return ENGINES["vllm"].version()
+    except PreflightError:
+        return None
+
+
+def required_baseline(cell: ResolvedCell) -> str:
+    """Id of the baseline that the cell's model is compared with; raises BaselineError where it has none."""
+    baseline = cell.model.reference.baseline
+    if baseline is None:
+        raise BaselineError(
+            f"{cell.cell.model} has no baseline to compare with",
+            remedy=f"measure one on the reference ({cell.model.reference.description}): "
+            f"flagrelease baseline run {cell.id}, then name it in matrix.yaml as reference.baseline",
+        )
+    return baseline
+
+
+def provenance(job: Job, found: weights.Weights, image: CellImage | None) -> Provenance:
+    """Where an evaluation of this job comes from: served in `image`, or by a process of this host."""
+    return Provenance(
+        model=job.cell.cell.model,
+        chip=job.cell.cell.chip,
+        stack=job.cell.cell.stack,
+        engine=job.engine.name,
+        engine_version=image.versions.get(job.engine.package, "unknown") if image else job.engine.version(),
+        engine_settings=job.engine_settings,
+        weights_sha256=found.sha256,
+        chat_template_sha256=weights.chat_template_sha256(found),
+        tokenizer_sha256=weights.tokenizer_sha256(found),
+        image_digest=(image.digest or image.id) if image else None,
+        harnesses={name: HARNESSES[name].version() for name in job.harnesses},
+        platform=f"{_processor()}, {platform.system()} {platform.release()}",
+        code_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} threads)" if names else platform.machine()

@@ -1,0 +1,136 @@
+"""Keys of a cell's stages as today's matrix has them, on any host: also one without the chip, engine or harness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pydantic import ValidationError
+
+from evaluation.catalogue import load_benchmarks, missing, select
+from evaluation.run import HARNESSES
+from flagrelease.card.data import NotRun
+from flagrelease.errors import MatrixError, PreflightError
+from flagrelease.matrix import ResolvedCell
+from flagrelease.pipeline import Plan, plan
+from flagrelease.records import Stage
+from flagrelease.settings import Settings
+from flagrelease.store.plans import PastStage
+from flows.job import Job, make_plan
+from runtime.engines import engine as engine_named
+from runtime.image.provide import planned as planned_image
+
+LOAD_GENERATOR = "vLLM's load generator"
+NOT_HERE = "not known here"
+
+
+class Versions:
+    """Versions of programs on this host, each looked up once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | None] = {}
+
+    def of(self, program: str, look: Callable[[], str]) -> str | None:
+        """The program's version; none where this host lacks it."""
+        if program not in self._known:
+            try:
+                self._known[program] = look()
+            except PreflightError:
+                self._known[program] = None
+        return self._known[program]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob(Job):
+    """A job whose engine and harnesses this host may lack."""
+
+    versions: Versions
+
+    @property
+    def engine_version(self) -> str:
+        """Version of the engine, as far as it is known here."""
+        if self.image_inputs is not None:
+            return super().engine_version
+        return self.versions.of(self.engine.name, self.engine.version) or NOT_HERE
+
+    @property
+    def harnesses(self) -> list[str]:
+        """None: `planned` puts them in with their versions."""
+        return []
+
+
+def job_of(cell: ResolvedCell, engine_name: str | None, host: Settings) -> Job:
+    """What a release of the cell is; writes nothing. Raises MatrixError, UnknownNameError, PreflightError."""
+    name = engine_name or cell.cell.engine
+    raw = dict(cell.engine_settings(name))
+    engine = engine_named(name)
+    if name not in cell.cell.engines and not (cell.container and name == cell.cell.engine):
+        raise PreflightError(
+            f"{cell.id} has no settings for the engine {name}",
+            remedy=f"add `engines: {{{name}: {{…}}}}` to the cell in {host.matrix_path}",
+        )
+    try:
+        engine.settings(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MatrixError(
+            f"{host.matrix_path}: {cell.id}: engines.{name}.{where}: {first['msg']}",
+            remedy=f"its settings are: {', '.join(type(engine.settings({})).model_fields)}",
+        ) from error
+    run, not_run = [], []
+    for benchmark in select(load_benchmarks(), cell.suite):
+        reason = missing(benchmark, engine.capabilities, engine.display)
+        if reason is None:
+            run.append(benchmark)
+        else:
+            not_run.append(NotRun(benchmark=benchmark.key, display=benchmark.display, reason=reason))
+    if not run:
+        raise PreflightError(
+            f"none of the benchmarks of {cell.id} can be run through {engine.display}",
+            remedy="see why: flagrelease benchmarks; give the model another suite or engine",
+        )
+    return Job(
+        cell=cell,
+        engine=engine,
+        engine_settings=raw,
+        benchmarks=run,
+        not_run=not_run,
+        image_inputs=planned_image(cell, host) if cell.container else None,
+    )
+
+
+def planned(job: Job, versions: Versions, past: Mapping[Stage, PastStage]) -> tuple[Plan, list[str]]:
+    """Inputs and keys of the job's stages, and what this host lacks to know them all.
+
+    A version that is not known here is taken to be that of the newest release (`past`). Raises BaselineError.
+    """
+    own = {field.name: getattr(job, field.name) for field in fields(Job)}
+    inputs: dict[Stage, dict[str, Any]] = {
+        stage: dict(each) for stage, each in make_plan(PlannedJob(**own, versions=versions)).inputs.items()
+    }
+    lacks = []
+
+    def before(stage: Stage, *path: str) -> Any:
+        value: Any = past[stage].inputs if stage in past else None
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    for stage in Stage:
+        if inputs[stage].get("engine_version") == NOT_HERE:
+            inputs[stage]["engine_version"] = before(stage, "engine_version") or NOT_HERE
+            lacks.append(job.engine.display)
+    harnesses = {}
+    for name in job.harnesses:
+        version = versions.of(name, HARNESSES[name].version)
+        if version is None:
+            lacks.append(name)
+        harnesses[name] = version or before(Stage.EVALUATE, "harnesses", name) or NOT_HERE
+    inputs[Stage.EVALUATE]["harnesses"] = harnesses
+    speed = inputs[Stage.SPEED]
+    if speed["speed"] and speed["load_generator"] is None and (known := before(Stage.SPEED, "load_generator")):
+        speed["load_generator"] = known
+        lacks.append(LOAD_GENERATOR)
+    return plan(inputs), list(dict.fromkeys(lacks))

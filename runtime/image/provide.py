@@ -1,0 +1,104 @@
+"""The image that a cell is served from: built or found, pushed where there is a registry, its contents listed."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import docker
+from docker.errors import ImageNotFound
+
+from flagrelease.errors import RegistryError
+from flagrelease.loading import load_chips, load_matrix, resolve_all
+from flagrelease.matrix import ResolvedCell
+from flagrelease.records import CellImage, digest
+from flagrelease.settings import Settings, data_path
+from runtime.docker_engine import LONG_S, connect, engine_errors
+from runtime.image.build import BuiltImage, build_image
+from runtime.image.dockerfile import image_files
+from runtime.image.recipe import canonical, recipe, sharing
+from runtime.image.registry import PushedImage, pull, push
+from runtime.image.sbom import bill_of_materials
+from runtime.launch.interface import Log
+
+SERVING = frozenset(
+    "flag-scale flag-gems flagtree flagcx vllm vllm-plugin-fl torch triton transformers xllamacpp".split()
+)
+"""Packages whose versions say what serves, besides those that the matrix pins."""
+
+
+class Provided(NamedTuple):
+    """A cell's image, and the files that tell what it is made of."""
+
+    image: CellImage
+    built: BuiltImage
+    pushed: PushedImage | None
+    files: dict[str, bytes]
+    """Evidence by file name: the Dockerfile and the bill of materials."""
+
+
+def provide(client: docker.DockerClient, cell: ResolvedCell, host: Settings, log: Log, *, send: bool) -> Provided:
+    """The image of `cell` on this engine; `send`: in the registry as well, read back by its digest.
+
+    Cells with the same inputs share one image. Raises MatrixError, ImageError, EngineError or RegistryError.
+    """
+    cells = resolve_all(load_matrix(host.matrix_path), load_chips())
+    built = build_image(client, cell, host, log, sharing(cell, cells, host.base_images))
+    listed = bill_of_materials(client, built.id, built.repository.rpartition("/")[2])
+    pushed = push(client, built.name, host, log) if send else None
+    image = CellImage(
+        name=built.name,
+        id=built.id,
+        key=built.key,
+        digest=pushed.digest if pushed else None,
+        base=built.base,
+        versions=_versions(listed, {canonical(pin.package) for pin in recipe(cell, host.base_images).pins}),
+    )
+    return Provided(image, built, pushed, {"Dockerfile": built.dockerfile.encode(), "sbom.cdx.json": listed})
+
+
+def image_of(cell: ResolvedCell, host: Settings, log: Log) -> Provided:
+    """The image that the cell is served from, pushed where a registry is configured."""
+    with closing(connect(LONG_S)) as client:
+        if host.registry is None:
+            log("image: kept on this host only, as FLAGRELEASE_REGISTRY names no registry")
+        return provide(client, cell, host, log, send=host.registry is not None)
+
+
+def at_hand(image: CellImage, host: Settings, log: Log) -> bool:
+    """Whether this engine has the image; it is pulled by its digest where a registry has it."""
+    with closing(connect(LONG_S)) as client:
+        try:
+            with engine_errors(f"looking for the image {image.reference}"):
+                client.images.get(image.reference)
+        except ImageNotFound:
+            if image.digest is None:
+                return False
+        else:
+            return True
+        log(f"image: pulling {image.reference}")
+        try:
+            return bool(pull(client, image.reference, host, log).id == image.id)
+        except RegistryError as error:
+            log(f"image: {error.message}; it is built again")
+            return False
+
+
+def planned(cell: ResolvedCell, host: Settings) -> dict[str, Any]:
+    """What decides a cell's image, as far as it is known without an engine; raises MatrixError."""
+    wanted = recipe(cell, host.base_images)
+    templates = sorted((data_path("templates") / "dockerfile").rglob("*.j2"))
+    return {
+        "recipe": wanted.model_dump(mode="json"),
+        "files": {path.name: digest(path.read_text(encoding="utf-8")) for path in templates}
+        | {name: digest(path.read_text(encoding="utf-8")) for name, path in image_files(wanted).items()},
+        "registry": host.registry,
+    }
+
+
+def _versions(listed: bytes, pinned: set[str]) -> dict[str, str]:
+    """Version by canonical name of what serves, from a bill of materials."""
+    components = json.loads(listed)["components"]
+    python = {canonical(row["name"]): row["version"] for row in components if row["bom-ref"].startswith("pkg:pypi/")}
+    return {name: version for name, version in sorted(python.items()) if name in SERVING | pinned}

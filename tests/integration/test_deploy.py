@@ -1,0 +1,306 @@
+"""`flagrelease deploy` against a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments import run_deployment
+from prefect.server.schemas.schedules import CronSchedule as ServerCron
+from prefect.settings import PREFECT_API_URL
+
+from flagrelease import cli
+from flagrelease.errors import DeployError
+from flagrelease.settings import settings
+from flows.deployments.deploy import deploy
+from flows.deployments.spread import spread
+from flows.local_server import prefect_server
+from tests.end_to_end.commands import BIN, MATRIX
+
+CELLS = ("smollm2-cpu", "qwen3-metax", "step3-nvidia")
+SCHEDULE = {"cron": "0 2 * * 6", "timezone": "Asia/Shanghai"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
+    """A Prefect server and a client for it."""
+    with prefect_server(tmp_path_factory.mktemp("prefect"), print), get_client(sync_client=True) as client:
+        yield client
+
+
+@dataclass
+class Matrix:
+    """A small matrix that a test edits."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    def cell(self, name: str) -> dict[str, Any]:
+        return next(cell for cell in self.facts["cells"] if f"{cell['model']}-{cell['chip']}" == name)
+
+    def deploy(self, *, agree: bool = True) -> list[str]:
+        """What a deploy says."""
+        self.path.write_text(yaml.safe_dump(self.facts, allow_unicode=True))
+        said: list[str] = []
+        deploy(said.append, lambda _: agree)
+        return said
+
+
+@pytest.fixture
+def matrix(server: SyncPrefectClient, home: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
+    """Three cells on three chips, one of them scheduled; and a Prefect without deployments."""
+    for one in server.read_deployments():
+        server.delete_deployment(one.id)
+    path = home / "matrix.yaml"
+    monkeypatch.setenv("FLAGRELEASE_MATRIX", str(path))
+    settings.cache_clear()
+    found = Matrix(path, yaml.safe_load(MATRIX.read_text()))
+    found.facts["cells"] = [found.cell(name) for name in CELLS]
+    found.cell("qwen3-metax")["schedule"] = dict(SCHEDULE)
+    return found
+
+
+def there(server: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    """What Prefect has. One that is sent again has a new time, and new ids of its schedules."""
+    flows = {flow.id: flow.name for flow in server.read_flows()}
+    return {f"{flows[one.flow_id]}/{one.name}": one for one in server.read_deployments()}
+
+
+def summary(add: int, change: int, remove: int, unchanged: int) -> str:
+    return f"deployments: {add} to add, {change} to change, {remove} to remove, {unchanged} unchanged"
+
+
+def test_the_first_run_adds_and_the_second_changes_nothing(server: SyncPrefectClient, matrix: Matrix) -> None:
+    offset = spread(SCHEDULE["cron"], "qwen3-metax")[1]
+    said = matrix.deploy()
+    assert f"+ release/qwen3-metax: {offset} 2 * * 6 Asia/Shanghai, {offset} min after 0 2 * * 6" in said
+    assert summary(6, 0, 0, 0) in said
+    first = there(server)
+    assert set(first) == {*(f"release/{name}" for name in CELLS), "baseline/cpu", "baseline/metax", "baseline/nvidia"}
+    found = first["release/qwen3-metax"]
+    assert (found.work_pool_name, found.work_queue_name, found.parameters) == ("metax", "default", {"cell": found.name})
+    assert found.pull_steps == []
+    [schedule] = found.schedules
+    assert schedule.active
+    assert isinstance(schedule.schedule, CronSchedule)
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == (f"{offset} 2 * * 6", "Asia/Shanghai")
+    assert matrix.deploy() == [summary(0, 0, 0, 6)]
+    assert there(server) == first
+
+
+def test_a_pool_has_slots_and_queues(server: SyncPrefectClient, matrix: Matrix) -> None:
+    matrix.deploy()
+    pool = server.read_work_pool("metax")
+    assert (pool.type, pool.concurrency_limit) == ("process", 1)
+    assert pool.base_job_template["variables"]["properties"]["stream_output"]["default"] is False
+    queues = httpx.post(f"{PREFECT_API_URL.value()}/work_pools/metax/queues/filter", json={}).json()
+    assert [queue["name"] for queue in sorted(queues, key=lambda one: one["priority"])] == [
+        "urgent",
+        "default",
+        "sweep",
+    ]
+    # Somebody changes the limit.
+    httpx.patch(f"{PREFECT_API_URL.value()}/work_pools/metax", json={"concurrency_limit": 7})
+    assert matrix.deploy()[0] == "~ work pool metax: at once 7 -> 1"
+    assert server.read_work_pool("metax").concurrency_limit == 1
+
+
+def test_an_edited_cell_is_changed_and_no_other(server: SyncPrefectClient, matrix: Matrix) -> None:
+    matrix.deploy()
+    before = there(server)
+    matrix.cell("qwen3-metax")["schedule"]["cron"] = "0 3 * * 0"
+    assert summary(0, 1, 0, 5) in matrix.deploy(agree=False)
+    assert there(server) == before
+    assert summary(0, 1, 0, 5) in matrix.deploy()
+    after = there(server)
+    assert [name for name in after if after[name] != before[name]] == ["release/qwen3-metax"]
+    assert after["release/qwen3-metax"].version != before["release/qwen3-metax"].version
+    del matrix.cell("qwen3-metax")["schedule"]
+    matrix.deploy()
+    assert there(server)["release/qwen3-metax"].schedules == []
+
+
+def test_what_the_matrix_lost_is_removed_and_what_others_made_stays(server: SyncPrefectClient, matrix: Matrix) -> None:
+    foreign = server.create_deployment(server.create_flow_from_name("release"), "by-hand", tags=["chip:metax"])
+    other = server.create_deployment(server.create_flow_from_name("other"), "qwen3-metax")
+    matrix.deploy()
+    before = there(server)
+    matrix.facts["cells"].remove(matrix.cell("qwen3-metax"))
+    said = matrix.deploy()
+    assert "- release/qwen3-metax: the matrix has it no more" in said
+    after = there(server)
+    assert set(before) - set(after) == {"release/qwen3-metax", "baseline/metax"}
+    assert {foreign, other} <= {one.id for one in after.values()}
+    assert all(after[name] == before[name] for name in after)
+
+
+def test_a_deployment_that_somebody_else_made_is_not_taken(server: SyncPrefectClient, matrix: Matrix) -> None:
+    server.create_deployment(server.create_flow_from_name("release"), "qwen3-metax", description="by hand")
+    before = there(server)
+    with pytest.raises(DeployError, match="somebody else made release/qwen3-metax"):
+        matrix.deploy()
+    assert there(server) == before
+    # As the error says: with the tag it is ours.
+    [found] = before.values()
+    server.update_deployment(found.id, DeploymentUpdate(tags=["flagrelease:managed"]))
+    assert summary(5, 1, 0, 0) in matrix.deploy()
+
+
+def test_what_is_paused_stays_paused(server: SyncPrefectClient, matrix: Matrix) -> None:
+    matrix.cell("step3-nvidia")["schedule"] = dict(SCHEDULE)
+    matrix.deploy()
+    server.pause_deployment(there(server)["release/qwen3-metax"].id)
+    found = there(server)["release/step3-nvidia"]
+    server.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
+    assert summary(0, 0, 0, 6) in matrix.deploy()
+    for name in ("qwen3-metax", "step3-nvidia"):
+        matrix.cell(name)["schedule"]["cron"] = "0 3 * * 6"
+    assert summary(0, 2, 0, 4) in matrix.deploy()
+    after = there(server)
+    assert after["release/qwen3-metax"].paused
+    assert not after["release/step3-nvidia"].paused
+    assert not after["release/step3-nvidia"].schedules[0].active
+
+
+def test_an_edit_in_prefect_is_brought_back(server: SyncPrefectClient, matrix: Matrix) -> None:
+    matrix.deploy()
+    found = there(server)["release/qwen3-metax"]
+    edit = DeploymentUpdate(tags=[*found.tags, "mine"], parameters={"cell": "qwen3-metax", "engine": "flagscale"})
+    server.update_deployment(found.id, edit)
+    extra = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 * * *", timezone="UTC"), slug="mine")
+    server.create_deployment_schedules(found.id, [extra])
+    # It is known by its content: the edit left the version as it was.
+    assert there(server)["release/qwen3-metax"].version == found.version
+    said = matrix.deploy()
+    assert summary(0, 1, 0, 5) in said
+    assert {"parameters", "tags", "schedules"} <= {part.split()[0] for part in said[0].split(": ", 1)[1].split("; ")}
+    after = there(server)["release/qwen3-metax"]
+    assert (after.parameters, sorted(after.tags)) == (found.parameters, sorted(found.tags))
+    assert [one.slug for one in after.schedules] == ["matrix"]
+
+
+def test_a_parameter_that_cannot_be_is_refused_before_the_run(server: SyncPrefectClient, matrix: Matrix) -> None:
+    matrix.deploy()
+    runs = len(server.read_flow_runs())
+    command = [str(BIN / "prefect"), "deployment", "run", "release/smollm2-cpu", "--param", "engine=sglang"]
+    env = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", "DO_NOT_TRACK": "1"}
+    refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert refused.returncode == 1
+    assert "engine" in refused.stdout + refused.stderr
+    for parameters in ({"cell": "qwen3-metax"}, {"engine": "flagscale"}, {"motor": "vllm"}, {"engine": 7}):
+        with pytest.raises(Exception, match=r"[Vv]alid|409|422"):
+            run_deployment("release/smollm2-cpu", parameters=parameters, timeout=0, as_subflow=False)
+    assert len(server.read_flow_runs()) == runs
+    accepted = run_deployment("release/smollm2-cpu", parameters={"engine": "vllm"}, timeout=0, as_subflow=False)
+    assert accepted.parameters == {"cell": "smollm2-cpu", "engine": "vllm"}  # type: ignore[union-attr]
+
+
+def test_an_urgent_run_comes_first(server: SyncPrefectClient, matrix: Matrix) -> None:
+    matrix.deploy()
+    for queue in ("sweep", None, "urgent"):
+        run_deployment("release/step3-nvidia", work_queue_name=queue, timeout=0, as_subflow=False)
+
+    def next_run() -> dict[str, Any]:
+        body = {"limit": 10}
+        answer = httpx.post(f"{PREFECT_API_URL.value()}/work_pools/nvidia/get_scheduled_flow_runs", json=body).json()
+        [one] = answer  # the pool has one slot
+        run: dict[str, Any] = one["flow_run"]
+        return run
+
+    order = []
+    for _ in range(3):
+        run = next_run()
+        order.append(run["work_queue_name"])
+        server.delete_flow_run(run["id"])
+    assert order == ["urgent", "default", "sweep"]
+
+
+def test_a_server_that_goes_away_is_said_and_a_second_run_goes_on(
+    server: SyncPrefectClient, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, left = PrefectClient.request, iter(range(3))
+
+    async def lose_the_server_after_three(self: PrefectClient, method: Any, path: Any, *args: Any, **more: Any) -> Any:
+        if (method, path) == ("POST", "/deployments/") and next(left, None) is None:
+            raise httpx.ConnectError("refused")
+        return await request(self, method, path, *args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PrefectClient, "request", lose_the_server_after_three)
+        with pytest.raises(DeployError, match=r"stopped at .*/.*, after \d+ of \d+ changes.* stopped answering"):
+            matrix.deploy()
+    made = len(there(server))
+    assert 2 <= made <= 3  # one may have been under way
+    assert summary(6 - made, 0, 0, made) in matrix.deploy()
+    assert len(there(server)) == 6
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`flagrelease deploy` in this process; gives its exit code."""
+
+    def run(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["flagrelease", "deploy", *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    return run
+
+
+def test_nothing_is_removed_without_a_word(
+    server: SyncPrefectClient,
+    matrix: Matrix,
+    command: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    matrix.deploy()
+    matrix.cell("smollm2-cpu")["schedule"] = dict(SCHEDULE)
+    matrix.facts["cells"].remove(matrix.cell("qwen3-metax"))
+    matrix.path.write_text(yaml.safe_dump(matrix.facts, allow_unicode=True))
+    before = there(server)
+    assert command("--dry-run") == 0
+    # No terminal: what would go is shown, nothing is changed, the rest neither.
+    assert command() == 30
+    shown = capsys.readouterr()
+    assert shown.out.count("- release/qwen3-metax: the matrix has it no more") == 2
+    assert "2 deployments would be removed" in shown.err
+    assert "flagrelease deploy --yes" in shown.err
+    keyboard, terminal = os.openpty()
+    with open(terminal) as stdin, monkeypatch.context() as patched:  # noqa: PTH123
+        patched.setattr(sys, "stdin", stdin)
+        os.write(keyboard, b"n\n")
+        assert command() == 130
+        assert there(server) == before
+        os.write(keyboard, b"y\n")
+        assert command() == 0
+    os.close(keyboard)
+    assert set(before) - set(there(server)) == {"release/qwen3-metax", "baseline/metax"}
+    assert "Remove 2 deployments" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * 6", "*/20 9-17 * * mon-fri", "5/25 * 1 * *", "50 23 31 12 *"])
+def test_a_spread_cell_starts_after_each_time_of_the_matrix(cron: str) -> None:
+    def starts(expression: str) -> Sequence[datetime]:
+        schedule = ServerCron(cron=expression, timezone="Asia/Shanghai")
+        dates: Sequence[datetime] = asyncio.run(schedule.get_dates(5, start=datetime(2026, 3, 1, tzinfo=UTC)))
+        return dates
+
+    for number in range(5):
+        moved, offset = spread(cron, f"cell-{number}")
+        assert starts(moved) == [start + timedelta(minutes=offset) for start in starts(cron)]

@@ -1,0 +1,154 @@
+"""How a cell with a container is served: which image, what is mounted, which command, and what its card says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flagrelease.errors import PreflightError, WeightsError
+from flagrelease.records import CellImage, Stage
+from flagrelease.settings import settings
+from flows import serving
+from flows.job import Job, make_job, make_plan
+from runtime import weights
+from runtime.launch.container_spec import ContainerSpec
+from runtime.launch.interface import ServerSpec
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.needs("llama_cpp")
+IMAGE = CellImage(
+    name="registry.example.org/team/flagrelease_cpu_smollm2:1",
+    id=f"sha256:{'a' * 64}",
+    key="b" * 64,
+    digest=f"sha256:{'c' * 64}",
+    base="base",
+    versions={"xllamacpp": "1.2.3"},
+)
+
+
+class StandInLauncher:
+    """Takes the place of the container launcher: notes what it is asked to start, and starts nothing."""
+
+    container: ContainerSpec
+    paths: list[str]
+    spec: ServerSpec
+
+    def __call__(self, container: ContainerSpec, *, paths: list[str], **_: object) -> StandInLauncher:
+        self.container, self.paths = container, paths
+        return self
+
+    @contextmanager
+    def start(self, spec: ServerSpec, _: object) -> Iterator[None]:
+        self.spec = spec
+        yield
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> StandInLauncher:
+    stand_in = StandInLauncher()
+    monkeypatch.setattr(serving, "ContainerLauncher", stand_in)
+    return stand_in
+
+
+def job_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Job:
+    """The small cell in a container, with changes of its entry in matrix.yaml."""
+    matrix = yaml.safe_load((ROOT / "matrix.yaml").read_text())
+    (cell,) = (cell for cell in matrix["cells"] if cell["model"] == "smollm2")
+    cell["engines"]["llama_cpp"]["weights"] = "as_is"
+    cell |= {"launcher": "container", **changes.pop("cell", {})}
+    matrix["models"]["smollm2"] |= changes
+    path = folder / "matrix.yaml"
+    path.write_text(yaml.safe_dump(matrix, allow_unicode=True, sort_keys=False))
+    monkeypatch.setenv("FLAGRELEASE_MATRIX", str(path))
+    monkeypatch.setenv("FLAGRELEASE_HOME", str(folder / "home"))
+    settings.cache_clear()
+    return make_job("smollm2-cpu", None, settings())
+
+
+def test_the_container_is_the_one_that_the_card_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: StandInLauncher
+) -> None:
+    job = job_of(tmp_path, monkeypatch)
+    with serving.start_server(job, settings(), print, image=IMAGE, port=9999):
+        pass
+    container, command = launcher.container, launcher.spec.command
+    assert container.image == "registry.example.org/team/flagrelease_cpu_smollm2@" + f"sha256:{'c' * 64}"
+    assert container.network == "host"
+    (mount,) = container.mounts
+    assert (mount.target, mount.modes) == ("/models/smollm2/smollm2.gguf", ("ro",))
+    assert Path(mount.source).is_file()
+    assert launcher.paths == [mount.target]
+    assert command.argv[:2] == ["python3", "/opt/flagrelease/llama_cpp_server.py"]
+    assert {"--model=/models/smollm2/smollm2.gguf", "--host=127.0.0.1", "--port=9999"} < set(command.argv)
+    assert command.environment["FLAGRELEASE_PORT"] == "9999"
+    # The card's reader types the same, for everybody to reach, at the port that the card prints.
+    (typed,) = serving.typed_lines(job)
+    assert typed.split() == [
+        word.replace("127.0.0.1", "0.0.0.0").replace("9999", "9010")  # noqa: S104
+        for word in command.argv
+    ]
+
+
+def test_a_container_with_its_own_network_is_listened_to_on_all_of_its_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: StandInLauncher
+) -> None:
+    container = {"image": "team/image", "name": "own", "options": ["--init"], "command": ["sleep", "1"]}
+    job = job_of(tmp_path, monkeypatch, cell={"container": container})
+    with serving.start_server(job, settings(), print, image=IMAGE):
+        pass
+    assert "--host=0.0.0.0" in launcher.spec.command.argv
+    assert launcher.spec.host == "127.0.0.1"
+    assert launcher.container.init
+
+
+def test_a_downloaded_checkpoint_is_mounted_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: StandInLauncher
+) -> None:
+    folder = tmp_path / "models"
+    source = {"hub": "modelscope", "repository": "team/model", "local_dir": str(folder)}
+    job = job_of(tmp_path, monkeypatch, weights=None, source=source, cell={"engine": "vllm", "versions": {"vllm": "1"}})
+    with pytest.raises(PreflightError, match="not on this host") as caught:
+        weights.check(job.cell.model)
+    assert caught.value.remedy.endswith(f"modelscope download --model team/model --local_dir {folder}")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="holds no checkpoint"):
+        weights.check(job.cell.model)
+    (folder / "model.safetensors").write_text("weights")
+    found = weights.check(job.cell.model)
+    (folder / "README.md").write_text("said of the model")
+    assert weights.check(job.cell.model) == found
+    with serving.start_server(job, settings(), print, image=IMAGE):
+        pass
+    assert [(mount.source, mount.target) for mount in launcher.container.mounts] == [(str(folder), str(folder))]
+    assert launcher.spec.command.argv[:3] == ["vllm", "serve", str(folder)]
+    (folder / "model.safetensors").write_text("other weights")
+    assert weights.check(job.cell.model).sha256 != found.sha256
+
+
+def test_only_what_is_in_the_image_changes_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(**cell: Any) -> str:
+        return make_plan(job_of(tmp_path, monkeypatch, cell=cell)).keys[Stage.BUILD]
+
+    first = key()
+    assert key(served_name="another") == first
+    assert key(versions={"packages": ["xllamacpp==0.0.1"]}) != first
+    monkeypatch.setenv("FLAGRELEASE_BASE_IMAGES", '{"cpu": "registry.example.org/base:1"}')
+    assert key() != first
+
+
+def test_weights_are_copied_once(tmp_path: Path, home: Path) -> None:
+    assert home.exists()
+    source, target = tmp_path / "model.gguf", tmp_path / "there" / "model.gguf"
+    source.write_text("weights")
+    assert weights.put(source, target)
+    assert not weights.put(source, target)
+    target.write_text("damaged")
+    assert weights.put(source, target)
+    assert target.read_text() == "weights"
+    assert [path.name for path in target.parent.iterdir()] == ["model.gguf"]

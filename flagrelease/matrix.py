@@ -237,6 +237,13 @@ class Chip(Entry):
         """All that the chip is called, in small letters."""
         return {name.casefold() for name in (self.key, self.display, *self.aliases)}
 
+    @property
+    def container_options(self) -> list[str]:
+        """`docker run` options of a container that serves on a usual host of the chip, with all of its devices."""
+        numbers = range(self.host_devices) if self.device_files else ()
+        files = [str(self.device_files).replace("{}", str(number)) for number in numbers]
+        return ["--detach", *self.options, *(f"--device={file}" for file in files)]
+
     @field_validator("drivers")
     @classmethod
     def _drivers_are_expressions(cls, value: list[str]) -> list[str]:
@@ -319,18 +326,10 @@ class ResolvedCell(Entry):
             return None
         if self.cell.container:
             return self.cell.container
-        chip = self.chip
-        files = range(chip.host_devices) if chip.device_files else ()
         return Container(
             image=self.image_name,
             name="flagos",
-            options=[
-                "--detach",
-                *chip.options,
-                *(f"--device={(chip.device_files or '').replace('{}', str(number))}" for number in files),
-                "-v",
-                f"{self.model_folder}:{self.model_folder}:ro",
-            ],
+            options=[*self.chip.container_options, "-v", f"{self.model_folder}:{self.model_folder}:ro"],
             command=["sleep", "infinity"],
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
+from functools import cache
 
 import typer
 
@@ -49,10 +51,16 @@ app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(baseline.app, name="baseline")
 
 
+@cache
+def _command() -> Callable[..., object]:
+    """The commands as one: making them takes longer than most of them."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line; errors are shown with their next step and give their own exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = _command()(standalone_mode=False)
     except FlagReleaseError as error:
         typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
         typer.echo(error.message, err=True)

@@ -40,11 +40,6 @@ LOST = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, APIErr
 """What the SDK raises where the engine is gone, or fails by itself."""
 
 
-def in_shell(lines: Sequence[str]) -> list[str]:
-    """The argument list that runs a card's serve commands in the container; it ends with the first that fails."""
-    return ["bash", "-c", "\n".join(["set -e", *lines])]
-
-
 class ContainerServer:
     """Handle of a server in a container."""
 

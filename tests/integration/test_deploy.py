@@ -31,15 +31,18 @@ from flows.deployments.spread import spread
 from flows.local_server import prefect_server
 from tests.end_to_end.commands import BIN, MATRIX
 
-CELLS = ("smollm2-cpu", "qwen3-metax", "step3-nvidia")
+CELLS = ("smollm2-cpu", "qwen3-metax")
 SCHEDULE = {"cron": "0 2 * * 6", "timezone": "Asia/Shanghai"}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
     """A Prefect server and a client for it."""
-    with prefect_server(tmp_path_factory.mktemp("prefect"), print), get_client(sync_client=True) as client:
-        yield client
+    with pytest.MonkeyPatch.context() as patched:
+        # Prefect 3.8 searches the host's time zones for each schedule otherwise.
+        patched.setenv("PYTHONTZPATH", "")
+        with prefect_server(tmp_path_factory.mktemp("prefect"), print), get_client(sync_client=True) as client:
+            yield client
 
 
 @dataclass
@@ -62,7 +65,7 @@ class Matrix:
 
 @pytest.fixture
 def matrix(server: SyncPrefectClient, home: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
-    """Three cells on three chips, one of them scheduled; and a Prefect without deployments."""
+    """Two cells on two chips, one of them scheduled; and a Prefect without deployments."""
     for one in server.read_deployments():
         server.delete_deployment(one.id)
     path = home / "matrix.yaml"
@@ -88,9 +91,9 @@ def test_the_first_run_adds_and_the_second_changes_nothing(server: SyncPrefectCl
     offset = spread(SCHEDULE["cron"], "qwen3-metax")[1]
     said = matrix.deploy()
     assert f"+ release/qwen3-metax: {offset} 2 * * 6 Asia/Shanghai, {offset} min after 0 2 * * 6" in said
-    assert summary(6, 0, 0, 0) in said
+    assert summary(4, 0, 0, 0) in said
     first = there(server)
-    assert set(first) == {*(f"release/{name}" for name in CELLS), "baseline/cpu", "baseline/metax", "baseline/nvidia"}
+    assert set(first) == {*(f"release/{name}" for name in CELLS), "baseline/cpu", "baseline/metax"}
     found = first["release/qwen3-metax"]
     assert (found.work_pool_name, found.work_queue_name, found.parameters) == ("metax", "default", {"cell": found.name})
     assert found.pull_steps == []
@@ -98,7 +101,7 @@ def test_the_first_run_adds_and_the_second_changes_nothing(server: SyncPrefectCl
     assert schedule.active
     assert isinstance(schedule.schedule, CronSchedule)
     assert (schedule.schedule.cron, schedule.schedule.timezone) == (f"{offset} 2 * * 6", "Asia/Shanghai")
-    assert matrix.deploy() == [summary(0, 0, 0, 6)]
+    assert matrix.deploy() == [summary(0, 0, 0, 4)]
     assert there(server) == first
 
 
@@ -123,9 +126,9 @@ def test_an_edited_cell_is_changed_and_no_other(server: SyncPrefectClient, matri
     matrix.deploy()
     before = there(server)
     matrix.cell("qwen3-metax")["schedule"]["cron"] = "0 3 * * 0"
-    assert summary(0, 1, 0, 5) in matrix.deploy(agree=False)
+    assert summary(0, 1, 0, 3) in matrix.deploy(agree=False)
     assert there(server) == before
-    assert summary(0, 1, 0, 5) in matrix.deploy()
+    assert summary(0, 1, 0, 3) in matrix.deploy()
     after = there(server)
     assert [name for name in after if after[name] != before[name]] == ["release/qwen3-metax"]
     assert after["release/qwen3-metax"].version != before["release/qwen3-metax"].version
@@ -157,23 +160,23 @@ def test_a_deployment_that_somebody_else_made_is_not_taken(server: SyncPrefectCl
     # As the error says: with the tag it is ours.
     [found] = before.values()
     server.update_deployment(found.id, DeploymentUpdate(tags=["flagrelease:managed"]))
-    assert summary(5, 1, 0, 0) in matrix.deploy()
+    assert summary(3, 1, 0, 0) in matrix.deploy()
 
 
 def test_what_is_paused_stays_paused(server: SyncPrefectClient, matrix: Matrix) -> None:
-    matrix.cell("step3-nvidia")["schedule"] = dict(SCHEDULE)
+    matrix.cell("smollm2-cpu")["schedule"] = dict(SCHEDULE)
     matrix.deploy()
     server.pause_deployment(there(server)["release/qwen3-metax"].id)
-    found = there(server)["release/step3-nvidia"]
+    found = there(server)["release/smollm2-cpu"]
     server.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
-    assert summary(0, 0, 0, 6) in matrix.deploy()
-    for name in ("qwen3-metax", "step3-nvidia"):
+    assert summary(0, 0, 0, 4) in matrix.deploy()
+    for name in ("qwen3-metax", "smollm2-cpu"):
         matrix.cell(name)["schedule"]["cron"] = "0 3 * * 6"
-    assert summary(0, 2, 0, 4) in matrix.deploy()
+    assert summary(0, 2, 0, 2) in matrix.deploy()
     after = there(server)
     assert after["release/qwen3-metax"].paused
-    assert not after["release/step3-nvidia"].paused
-    assert not after["release/step3-nvidia"].schedules[0].active
+    assert not after["release/smollm2-cpu"].paused
+    assert not after["release/smollm2-cpu"].schedules[0].active
 
 
 def test_an_edit_in_prefect_is_brought_back(server: SyncPrefectClient, matrix: Matrix) -> None:
@@ -186,7 +189,7 @@ def test_an_edit_in_prefect_is_brought_back(server: SyncPrefectClient, matrix: M
     # It is known by its content: the edit left the version as it was.
     assert there(server)["release/qwen3-metax"].version == found.version
     said = matrix.deploy()
-    assert summary(0, 1, 0, 5) in said
+    assert summary(0, 1, 0, 3) in said
     assert {"parameters", "tags", "schedules"} <= {part.split()[0] for part in said[0].split(": ", 1)[1].split("; ")}
     after = there(server)["release/qwen3-metax"]
     assert (after.parameters, sorted(after.tags)) == (found.parameters, sorted(found.tags))
@@ -212,11 +215,11 @@ def test_a_parameter_that_cannot_be_is_refused_before_the_run(server: SyncPrefec
 def test_an_urgent_run_comes_first(server: SyncPrefectClient, matrix: Matrix) -> None:
     matrix.deploy()
     for queue in ("sweep", None, "urgent"):
-        run_deployment("release/step3-nvidia", work_queue_name=queue, timeout=0, as_subflow=False)
+        run_deployment("release/smollm2-cpu", work_queue_name=queue, timeout=0, as_subflow=False)
 
     def next_run() -> dict[str, Any]:
         body = {"limit": 10}
-        answer = httpx.post(f"{PREFECT_API_URL.value()}/work_pools/nvidia/get_scheduled_flow_runs", json=body).json()
+        answer = httpx.post(f"{PREFECT_API_URL.value()}/work_pools/cpu/get_scheduled_flow_runs", json=body).json()
         [one] = answer  # the pool has one slot
         run: dict[str, Any] = one["flow_run"]
         return run
@@ -241,12 +244,11 @@ def test_a_server_that_goes_away_is_said_and_a_second_run_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(PrefectClient, "request", lose_the_server_after_three)
-        with pytest.raises(DeployError, match=r"stopped at .*/.*, after \d+ of \d+ changes.* stopped answering"):
+        with pytest.raises(DeployError, match=r"stopped at baseline/metax, after 3 of 4 changes: .* stopped answering"):
             matrix.deploy()
-    made = len(there(server))
-    assert 2 <= made <= 3  # one may have been under way
-    assert summary(6 - made, 0, 0, made) in matrix.deploy()
-    assert len(there(server)) == 6
+    assert len(there(server)) == 3
+    assert summary(1, 0, 0, 3) in matrix.deploy()
+    assert len(there(server)) == 4
 
 
 @pytest.fixture

@@ -39,7 +39,12 @@ class Source(Entry):
 
     hub: Literal["modelscope", "huggingface"]
     repository: str = Field(description="on the hub: owner/name")
-    local_dir: str | None = Field(default=None, description="download folder that the card prints")
+    local_dir: str | None = Field(
+        default=None, pattern=r"^/[^:\x00-\x1f]+$", description="download folder, on hosts and in containers"
+    )
+    sha256: Sha256 | None = Field(
+        default=None, description="of the checkpoint in local_dir, as a release says it: other weights are refused"
+    )
 
 
 class Reference(Entry):

@@ -111,6 +111,11 @@ class CellImage(Record):
         """What a container is made from: the image by digest, or by the engine's id where no registry has it."""
         return f"{self.name.rpartition(':')[0]}@{self.digest}" if self.digest else self.id
 
+    @property
+    def by_key(self) -> str:
+        """Its name on every host that builds it from the same inputs."""
+        return f"{self.name.rpartition(':')[0]}:{self.key[:16]}"
+
 
 class Provenance(Record):
     """What an evaluation measured: model, engine, host, harness."""

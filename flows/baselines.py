@@ -120,7 +120,7 @@ def open_run(
             again=again,
             repeats=asked,
             host=host,
-            image=image_of(job.cell, host, log).image if job.cell.container else None,
+            image=image_of(job.cell, host, log, send=False).image if job.cell.container else None,
             folder=host.work_path / "answers" / name,
             output=output,
             log=log,

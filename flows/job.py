@@ -142,16 +142,17 @@ def served_inputs(job: Job) -> dict[str, Any]:
         "engine": job.engine.name,
         "engine_version": job.engine_version,
         "engine_settings": job.engine_settings,
+        **({"container": job.cell.container.options} if job.cell.container else {}),
     }
 
 
 def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
     """What decides the answers of the job: weights in the form that is served, engine, harness, questions."""
-    packaged = job.cell.model.weights
+    packaged, source = job.cell.model.weights, job.cell.model.source
     form = job.engine.weights_format(job.engine_settings)
     return {
         Stage.BUILD: {
-            "weights": packaged.sha256 if packaged else None,
+            "weights": packaged.sha256 if packaged else [source.repository, source.sha256],
             "format": form,
             "converter": weights.converter_version(form),
             **({"image": job.image_inputs} if job.image_inputs else {}),

@@ -13,7 +13,8 @@ from pathlib import Path
 from evaluation import speed as speeds
 from evaluation.harness.interface import Endpoint, Progress
 from evaluation.run import EarlyStopping, evaluate
-from flagrelease.errors import WeightsError
+from flagrelease.card.text import printable
+from flagrelease.errors import MatrixError, WeightsError
 from flagrelease.matrix import Container, ResolvedCell
 from flagrelease.policy import SpeedPolicy
 from flagrelease.records import CellImage, Evaluation, Speed
@@ -66,7 +67,7 @@ def start_server(
 ) -> AbstractContextManager[Server]:
     """Serve the job's model as its cell says, in a container of `image` or a process; it ends with the context.
 
-    Without `image` a cell's container is made from the one that is built for it, or was before. `release`: whose
+    Without `image` a cell's container is made from the one that is built for it here, or was before. `release`: whose
     server it is, as the container's label says.
     """
     found = weights.check(job.cell.model)
@@ -76,7 +77,7 @@ def start_server(
         launcher = ProcessLauncher(host.work_path / "servers")
         request = ServeRequest(path, job.cell.served_name, address, chosen, job.cell.cell.stack)
     else:
-        image = image or image_of(job.cell, host, log).image
+        image = image or image_of(job.cell, host, log, send=False).image
         container = _container(job.cell, job.cell.container, image, path)
         inside = path_inside(job.cell, path)
         name = "" if release is None else str(release)
@@ -111,16 +112,16 @@ def _container(cell: ResolvedCell, container: Container, image: CellImage, path:
     mounts = list(spec.mounts)
     if host_path(spec, inside) != path:
         # The card's reader has the model in the folder itself; here it may lie elsewhere.
-        mounts = [mount for mount in mounts if mount.target != cell.model_folder]
+        mounts = [mount for mount in mounts if mount.target.rstrip("/") != cell.model_folder]
         mounts.append(Mount(source=str(path), target=inside, modes=("ro",)))
     return spec.model_copy(update={"image": image.reference, "mounts": tuple(mounts)})
 
 
 def typed_lines(job: Job) -> list[str]:
     """What a person types to serve the cell's model: in its container, or on a host that has the engine."""
-    form = job.engine.weights_format(job.engine_settings)
-    name = Path("model") if form == "safetensors" else Path("model.gguf")
-    inside = Path(job.cell.model_folder) if form == "safetensors" else path_inside(job.cell, name)
+    folder = Path(job.cell.model_folder)
+    checkpoint = job.engine.weights_format(job.engine_settings) == "safetensors"
+    inside = folder if checkpoint else folder / f"{job.cell.cell.model}.gguf"
     request = ServeRequest(
         inside,
         job.cell.served_name,
@@ -131,7 +132,14 @@ def typed_lines(job: Job) -> list[str]:
     )
     command = job.engine.command(request, job.engine_settings)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in command.environment.items()]
-    return [*exports, *command.lines]
+    lines = [*exports, *command.lines]
+    for line in lines:
+        if line != printable(line):
+            raise MatrixError(
+                f"{job.cell.id}: the command that serves it holds what no card can print: {line!r}",
+                remedy="take it out of served_name or of the engine's settings (matrix.yaml)",
+            )
+    return lines
 
 
 def endpoint_of(job: Job, server: Server) -> Endpoint:

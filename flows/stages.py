@@ -18,7 +18,7 @@ from flagrelease.card.compose import measured_card
 from flagrelease.card.files import card_files, write_card
 from flagrelease.card.lint import errors_of, knowledge
 from flagrelease.card.lint.stored import imported_cards
-from flagrelease.errors import PublishError
+from flagrelease.errors import ImageError, PublishError
 from flagrelease.loading import load_chips, load_matrix
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import (
@@ -61,7 +61,13 @@ def build(session: Session) -> StageOutput:
     output = {"weights_sha256": found.sha256, "chat_template_sha256": weights.chat_template_sha256(found)}
     if session.job.cell.container is None:
         return StageOutput(output)
-    provided = image_of(session.job.cell, session.host, session.log)
+    provided = image_of(session.job.cell, session.host, session.log, send=True)
+    package = session.job.engine.package
+    if package not in provided.image.versions:
+        raise ImageError(
+            f"the image of {session.job.cell.id} has no {package}, which {session.job.engine.display} is served by",
+            remedy="pin it under `versions` of the cell in matrix.yaml, or name a base image that has it",
+        )
     session.log(f"build: the image is {provided.image.reference}")
     kept = [session.evidence.put("image", name, content) for name, content in provided.files.items()]
     return StageOutput(output | {"image": provided.image.model_dump(mode="json")}, kept)
@@ -76,7 +82,8 @@ def image(session: Session) -> CellImage | None:
 def image_is_there(session: Session) -> bool:
     """Whether the image can be had where something is yet to be served from it."""
     built = image(session)
-    return built is None or session.run.finished(Stage.SPEED) is not None or at_hand(built, session.host, session.log)
+    served = all(session.run.finished(stage) for stage in (Stage.CANARY, Stage.EVALUATE, Stage.ESCALATE, Stage.SPEED))
+    return built is None or served or at_hand(built, session.host, session.log)
 
 
 def nothing_asked(session: Session) -> int:
@@ -113,27 +120,30 @@ def evaluate_served(session: Session, server: Server, progress: Progress) -> Sta
     )
     identifier = session.store.add_evaluation(evaluation, aggregate(evaluation), key=key, role="candidate")
     log = session.evidence.put("server_log", "server.log", server.log_path.read_bytes())
-    ran, lists = _operators_that_ran(session, server)
+    ran, lists = read_operators(session, server, "")
     kept = [*evaluation_evidence(session, identifier, ""), log, *lists]
     return StageOutput({"evaluation": identifier, "operators": ran}, kept)
 
 
-def _operators_that_ran(session: Session, server: Server) -> tuple[list[str] | None, list[Artefact]]:
-    """Operators of FlagGems by the lists that the server wrote, and those lists; none where the stack has none."""
+def read_operators(session: Session, server: Server, which: str) -> tuple[list[str] | None, list[Artefact]]:
+    """Operators of FlagGems by the lists that the server wrote, and those lists; none where the stack has none.
+
+    `which` is put into the lists' names.
+    """
     if session.job.cell.cell.stack is not Stack.FLAGOS:
         return None, []
     written = {path: server.read(path) for path in operators.PATHS}
     files = {path: content for path, content in written.items() if content is not None}
     found = operators.read(files)
     session.log(f"operators: {len(found.operators)} of FlagGems ran, by {', '.join(files) or 'no list'}")
-    names = {path: f"operators-{number}.txt" for number, path in enumerate(files, 1)}
+    names = {path: f"operators{which}-{number}.txt" for number, path in enumerate(files, 1)}
     return found.operators, [session.evidence.put("operators", names[path], files[path]) for path in files]
 
 
 def operators_that_ran(session: Session) -> list[str] | None:
-    """What the stage `evaluate` found; none where the stack has no operators to show, or nothing was asked."""
-    evaluated = session.run.finished(Stage.EVALUATE)
-    return evaluated.output["operators"] if evaluated else None
+    """What was listed while the model was asked; none where the stack has no operators to show."""
+    found = [session.run.finished(stage) for stage in (Stage.EVALUATE, Stage.CANARY)]
+    return next((stage.output["operators"] for stage in found if stage and "operators" in stage.output), None)
 
 
 def evaluation_evidence(session: Session, identifier: int, which: str) -> list[Artefact]:

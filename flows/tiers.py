@@ -60,7 +60,9 @@ def canary(session: Session, server: Server | None) -> StageOutput:
         baseline.canary, serving.endpoint_of(session.job, server), session.job.engine.capabilities, policy, session.log
     )
     kept = session.evidence.put("canary", "canary.json", result.model_dump_json(indent=1).encode())
-    return StageOutput({"canary": result.model_dump(mode="json"), "note": None}, [kept])
+    ran, lists = stages.read_operators(session, server, "-canary")
+    output = {"canary": result.model_dump(mode="json"), "note": None, "operators": ran}
+    return StageOutput(output, [kept, *lists])
 
 
 def canary_of(output: Mapping[str, object]) -> CanaryResult | None:

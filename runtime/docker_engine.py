@@ -53,10 +53,11 @@ def engine_errors(doing: str) -> Iterator[None]:
     """
     try:
         yield
+    except APIError as error:
+        # Before what it is derived from: the engine answered.
+        raise engine_error(doing, explanation(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise gone(doing, str(error)) from error
-    except APIError as error:
-        raise engine_error(doing, explanation(error)) from error
 
 
 def gone(doing: str, reason: str) -> EngineError:

@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from flagrelease.errors import FlagReleaseError, PreflightError
+from flagrelease.errors import FlagReleaseError, MatrixError, PreflightError
 from flagrelease.matrix import ResolvedCell
 from runtime import weights
 from runtime.docker_engine import connect
 from runtime.engines import engine as engine_named
 from runtime.launch.chip_container import cell_container
+from runtime.launch.container_preflight import host_path
 
 
 def check_host(cell: ResolvedCell, engine: str) -> None:
@@ -41,7 +42,13 @@ def _problems(cell: ResolvedCell, engine: str) -> Iterator[FlagReleaseError]:
             engine_named(engine).version()
         else:
             # Whether the container itself can be started, its launcher looks at.
-            cell_container(cell.container, chip)
+            spec = cell_container(cell.container, chip)
+            folder = cell.model_folder
+            if host_path(spec, folder) is None:
+                raise MatrixError(
+                    f"{cell.id}: the container does not see {folder}, where the card puts the model",
+                    remedy=f"add to its options: -v {folder}:{folder}:ro",
+                )
             connect().close()
     except FlagReleaseError as problem:
         yield problem

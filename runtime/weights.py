@@ -77,7 +77,25 @@ def _downloaded(model: Model) -> Weights:
             f"{folder} holds no checkpoint: config.json and *.safetensors are wanted",
             remedy=f"download the model again ({source.hub}: {source.repository})",
         )
-    return Weights(folder, digest({path.name: _file_sha256(path) for path in files}))
+    again = f"download the model again, not into a hub's cache ({source.hub}: {source.repository})"
+    for path in folder.iterdir():
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise WeightsError(f"{path} is a link out of the folder, which no container can follow", remedy=again)
+    shards = {name for index in folder.glob("*.safetensors.index.json") for name in _shards(index)}
+    if absent := sorted(shards - {path.name for path in files}):
+        raise WeightsError(f"{folder} is not whole: {', '.join(absent)} not there", remedy=again)
+    found = digest({path.name: _file_sha256(path) for path in files})
+    if source.sha256 is not None and source.sha256 != found:
+        raise WeightsError(
+            f"{folder} holds other weights: SHA-256 {found[:12]}…, the matrix says {source.sha256[:12]}…",
+            remedy=f"{again}, or correct source.sha256",
+        )
+    return Weights(folder, found)
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files that a checkpoint's index says its tensors lie in."""
+    return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
 
 
 def _file_sha256(path: Path) -> str:
@@ -160,8 +178,7 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
     make(aside)
     for path in (aside, *aside.rglob("*")):
-        # A container may read them as another user.
-        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        _let_all_read(path)
     aside.rename(target)
     return target
 
@@ -177,7 +194,13 @@ def put(source: Path, target: Path) -> bool:
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         shutil.copyfile(source, aside)
+        _let_all_read(aside)
         aside.rename(target)
     finally:
         aside.unlink(missing_ok=True)
     return True
+
+
+def _let_all_read(path: Path) -> None:
+    # A container's server may be another user.
+    path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))

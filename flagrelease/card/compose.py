@@ -178,7 +178,7 @@ def _cell_contents(cell: ResolvedCell, data: CardData | None) -> dict[Block, lis
         reference = container.image
         get = [f"docker pull {shell_token(container.image)}"]
         if image:
-            reference = image.reference if image.digest else image.name
+            reference = image.reference if image.digest else image.by_key
             # What no registry has can only be built again.
             command = "docker pull" if image.digest else "flagrelease image build"
             get = [f"{command} {shell_token(reference if image.digest else cell.id)}"]

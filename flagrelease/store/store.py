@@ -161,7 +161,8 @@ class Store:
             row = session.scalar(
                 select(StageRow)
                 .where(StageRow.stage == stage, StageRow.key == key, StageRow.state == "completed")
-                .order_by(StageRow.id)
+                # The newest run: what it made may have had to be made again.
+                .order_by(StageRow.reused_from.is_not(None), StageRow.finished_at.desc(), StageRow.id.desc())
             )
             if row is None:
                 return None

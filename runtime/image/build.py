@@ -98,6 +98,8 @@ def build_image(
         image_tag = tag(wanted, created, inputs.key)
         with engine_errors(f"naming {name}"):
             client.api.tag(found["Id"], name, image_tag, force=True)
+            # Without the day, for whoever builds it again from the card.
+            client.api.tag(found["Id"], name, inputs.key[:16], force=True)
     return BuiltImage(
         id=found["Id"],
         key=inputs.key,

@@ -15,7 +15,7 @@ from flagrelease.errors import ImageError
 from flagrelease.records import Record, digest
 from flagrelease.settings import data_path
 from runtime.engines.interface import IMAGE_HOME
-from runtime.image.recipe import Recipe
+from runtime.image.recipe import Recipe, canonical
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -48,7 +48,7 @@ class ImageInputs(Record):
 def image_files(recipe: Recipe) -> dict[str, Path]:
     """The files that are copied into the image, by the name that they have in it."""
     files = {"healthcheck.py": INSIDE / "healthcheck.py"}
-    if any(pin.package == "xllamacpp" for pin in recipe.pins):
+    if any(canonical(pin.package) == "xllamacpp" for pin in recipe.pins):
         files[LLAMA_CPP_SERVER.name] = LLAMA_CPP_SERVER
     return files
 

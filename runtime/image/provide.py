@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 import docker
@@ -17,7 +18,7 @@ from flagrelease.settings import Settings, data_path
 from runtime.docker_engine import LONG_S, connect, engine_errors
 from runtime.image.build import BuiltImage, build_image
 from runtime.image.dockerfile import image_files
-from runtime.image.recipe import canonical, recipe, sharing
+from runtime.image.recipe import Pin, canonical, recipe, registry_prefix, sharing
 from runtime.image.registry import PushedImage, pull, push
 from runtime.image.sbom import bill_of_materials
 from runtime.launch.interface import Log
@@ -53,30 +54,30 @@ def provide(client: docker.DockerClient, cell: ResolvedCell, host: Settings, log
         key=built.key,
         digest=pushed.digest if pushed else None,
         base=built.base,
-        versions=_versions(listed, {canonical(pin.package) for pin in recipe(cell, host.base_images).pins}),
+        versions=_versions(listed, recipe(cell, host.base_images).pins),
     )
     return Provided(image, built, pushed, {"Dockerfile": built.dockerfile.encode(), "sbom.cdx.json": listed})
 
 
-def image_of(cell: ResolvedCell, host: Settings, log: Log) -> Provided:
-    """The image that the cell is served from, pushed where a registry is configured."""
+def image_of(cell: ResolvedCell, host: Settings, log: Log, *, send: bool) -> Provided:
+    """The image that the cell is served from; `send`: pushed where a registry is configured."""
     with closing(connect(LONG_S)) as client:
-        if host.registry is None:
+        if send and host.registry is None:
             log("image: kept on this host only, as FLAGRELEASE_REGISTRY names no registry")
-        return provide(client, cell, host, log, send=host.registry is not None)
+        return provide(client, cell, host, log, send=send and host.registry is not None)
 
 
 def at_hand(image: CellImage, host: Settings, log: Log) -> bool:
     """Whether this engine has the image; it is pulled by its digest where a registry has it."""
+    if host.registry is not None and not image.name.startswith(f"{registry_prefix(host.registry)}/"):
+        # It was built for another registry, or for this host only.
+        return False
     with closing(connect(LONG_S)) as client:
-        try:
-            with engine_errors(f"looking for the image {image.reference}"):
-                client.images.get(image.reference)
-        except ImageNotFound:
-            if image.digest is None:
-                return False
-        else:
+        with engine_errors(f"looking for the image {image.reference}"), suppress(ImageNotFound):
+            client.images.get(image.reference)
             return True
+        if image.digest is None:
+            return False
         log(f"image: pulling {image.reference}")
         try:
             return bool(pull(client, image.reference, host, log).id == image.id)
@@ -88,17 +89,19 @@ def at_hand(image: CellImage, host: Settings, log: Log) -> bool:
 def planned(cell: ResolvedCell, host: Settings) -> dict[str, Any]:
     """What decides a cell's image, as far as it is known without an engine; raises MatrixError."""
     wanted = recipe(cell, host.base_images)
-    templates = sorted((data_path("templates") / "dockerfile").rglob("*.j2"))
+    folder = data_path("templates") / "dockerfile"
+    own = [folder / "image.Dockerfile.j2", folder / "chips" / f"{wanted.chip}.Dockerfile.j2"]
     return {
         "recipe": wanted.model_dump(mode="json"),
-        "files": {path.name: digest(path.read_text(encoding="utf-8")) for path in templates}
+        "files": {path.name: digest(path.read_text(encoding="utf-8")) for path in own if path.exists()}
         | {name: digest(path.read_text(encoding="utf-8")) for name, path in image_files(wanted).items()},
-        "registry": host.registry,
     }
 
 
-def _versions(listed: bytes, pinned: set[str]) -> dict[str, str]:
-    """Version by canonical name of what serves, from a bill of materials."""
+def _versions(listed: bytes, pins: Sequence[Pin]) -> dict[str, str]:
+    """Version by canonical name of what serves, from a bill of materials; what is pinned hides the base's own."""
+    pinned = {canonical(pin.package): pin.version for pin in pins}
     components = json.loads(listed)["components"]
     python = {canonical(row["name"]): row["version"] for row in components if row["bom-ref"].startswith("pkg:pypi/")}
-    return {name: version for name, version in sorted(python.items()) if name in SERVING | pinned}
+    found = {name: version for name, version in python.items() if name in SERVING} | pinned
+    return dict(sorted(found.items()))

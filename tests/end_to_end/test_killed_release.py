@@ -11,6 +11,7 @@ import pytest
 
 from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run, said, servers_below
 from tests.end_to_end.kill_in import KEPT_ANSWERS
+from tests.end_to_end.short import short_matrix
 
 CELL = "smollm2-cpu"
 STAGES = ("build", "serve", "canary", "evaluate", "decide", "card", "publish")
@@ -22,7 +23,11 @@ FINISHED_BEFORE = {
     "card": ("build", "canary", "evaluate", "escalate", "speed"),
     "publish": ("build", "canary", "evaluate", "escalate", "speed", "decide"),
 }
-pytestmark = pytest.mark.needs("llama_cpp")
+pytestmark = [pytest.mark.needs("llama_cpp"), pytest.mark.timeout(1800)]
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    return environment(home, FLAGRELEASE_MATRIX=str(home / "matrix.yaml"))
 
 
 def gone(home: Path) -> bool:
@@ -38,7 +43,8 @@ def gone(home: Path) -> bool:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the release was killed once in each stage, in their order."""
     home = tmp_path_factory.mktemp("killed")
-    env = environment(home)
+    short_matrix(home, ["addition"])
+    env = environment_of(home)
     for stage in STAGES:
         killed = run(
             BIN / "python", ROOT / "tests/end_to_end/kill_in.py", stage, CELL, env=env | {"PYTHONPATH": str(ROOT)}
@@ -59,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(home: Path) -> dict[str, object]:
-    view: dict[str, object] = json.loads(flagrelease("show", CELL, "--json", env=environment(home)).stdout)
+    view: dict[str, object] = json.loads(flagrelease("show", CELL, "--json", env=environment_of(home)).stdout)
     return view
 
 
@@ -74,7 +80,7 @@ def test_the_release_is_one_and_complete(home: Path) -> None:
 
 def test_a_second_run_runs_no_stage(home: Path) -> None:
     before = shown(home)
-    again = flagrelease("release", CELL, env=environment(home))
+    again = flagrelease("release", CELL, env=environment_of(home))
     assert again.returncode == 0
     assert "no stage was run" in again.stdout
     assert "Prefect" not in said(again)
@@ -85,10 +91,10 @@ def test_the_card_is_rendered_from_the_store_alone(home: Path) -> None:
     card = home / "output" / CELL / "README.md"
     before = card.read_bytes()
     shutil.rmtree(home / "output")
-    rendered = flagrelease("card", "render", CELL, env=environment(home))
+    rendered = flagrelease("card", "render", CELL, env=environment_of(home))
     assert rendered.returncode == 0
     assert card.read_bytes() == before
-    published = flagrelease("release", CELL, env=environment(home))
+    published = flagrelease("release", CELL, env=environment_of(home))
     assert published.returncode == 0
     assert next((home / "output/hub").glob("*/*/README.md")).read_bytes() == before
 

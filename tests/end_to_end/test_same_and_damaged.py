@@ -18,7 +18,7 @@ from runtime import weights
 from tests.damage import damaged
 from tests.end_to_end.commands import BIN, MATRIX, ROOT, environment, flagrelease, run, said, servers_below
 
-pytestmark = pytest.mark.needs("llama_cpp")
+pytestmark = [pytest.mark.needs("llama_cpp"), pytest.mark.timeout(1800)]
 CELL = "smollm2-cpu"
 ITEMS = 225
 ANSWERED = 120

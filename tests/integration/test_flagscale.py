@@ -70,6 +70,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
             "options": [
                 *("--init", "--network=host", "--shm-size=4g"),
                 *("-v", f"{SITE}:/opt/vllm:ro", "-v", f"{command}:/usr/local/bin/vllm:ro"),
+                *("-v", f"{folder}/models:/models/smollm2:ro"),
                 *("-e", "PYTHONPATH=/opt/flagrelease/packages:/opt/vllm"),
             ],
             "command": ["sleep", "infinity"],

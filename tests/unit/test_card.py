@@ -81,7 +81,7 @@ def _hostile() -> CardData:
     """A card with hostile text wherever text is free."""
     cell = card_data.container_cell(
         display=HOSTILE,
-        source=Source(hub="modelscope", repository=HOSTILE, local_dir=HOSTILE),
+        source=Source(hub="modelscope", repository=HOSTILE, local_dir="/" + re.sub(r"[:\x00-\x1f]", "", HOSTILE)),
         licence=Licence(spdx="other", url=f"https://example.org/{HOSTILE}", name=HOSTILE),
     )
     container = cell.cell.container
@@ -345,7 +345,7 @@ def test_what_was_served_from_an_image_is_pulled_and_started_by_its_digest() -> 
     # What no registry has is built again.
     kept = text_of(data.model_copy(update={"image": image.model_copy(update={"digest": None})}))
     assert _blocks(kept, "bash")[2] == f"flagrelease image build {data.cell.id}\n"
-    assert image.name in _blocks(kept, "bash")[3]
+    assert "registry.example.org/team/qwen3:bbbbbbbbbbbbbbbb sleep" in _blocks(kept, "bash")[3]
 
 
 def test_hostile_values_stay_text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any
 
 import pytest
 import yaml
+from docker.errors import ImageNotFound
 
-from flagrelease.errors import PreflightError, WeightsError
+from flagrelease.errors import MatrixError, PreflightError, RegistryError, WeightsError
 from flagrelease.records import CellImage, Stage
-from flagrelease.settings import settings
+from flagrelease.settings import Settings, settings
 from flows import serving
 from flows.job import Job, make_job, make_plan
 from runtime import weights
+from runtime.image import provide
+from runtime.image.recipe import Pin
 from runtime.launch.container_spec import ContainerSpec
 from runtime.launch.interface import ServerSpec
+from runtime.preflight import check_host
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.needs("llama_cpp")
@@ -97,7 +102,8 @@ def test_the_container_is_the_one_that_the_card_starts(
 def test_a_container_with_its_own_network_is_listened_to_on_all_of_its_addresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: StandInLauncher
 ) -> None:
-    container = {"image": "team/image", "name": "own", "options": ["--init"], "command": ["sleep", "1"]}
+    options = ["--init", "-v", "/anywhere:/models/"]
+    container = {"image": "team/image", "name": "own", "options": options, "command": ["sleep", "1"]}
     job = job_of(tmp_path, monkeypatch, cell={"container": container})
     with serving.start_server(job, settings(), print, image=IMAGE):
         pass
@@ -129,6 +135,119 @@ def test_a_downloaded_checkpoint_is_mounted_where_it_lies(
     assert launcher.spec.command.argv[:3] == ["vllm", "serve", str(folder)]
     (folder / "model.safetensors").write_text("other weights")
     assert weights.check(job.cell.model).sha256 != found.sha256
+
+
+def test_a_checkpoint_that_a_container_cannot_read_whole_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "models", tmp_path / "blobs"
+    folder.mkdir()
+    elsewhere.mkdir()
+    source = {"hub": "modelscope", "repository": "team/model", "local_dir": str(folder)}
+    changes = {"weights": None, "cell": {"engine": "vllm", "versions": {"vllm": "1"}}}
+    model = job_of(tmp_path, monkeypatch, source=source, **changes).cell.model
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}')
+    (folder / "1.safetensors").write_text("one")
+    with pytest.raises(WeightsError, match=r"is not whole: 2\.safetensors not there"):
+        weights.check(model)
+    (elsewhere / "2").write_text("two")
+    (folder / "2.safetensors").symlink_to(elsewhere / "2")
+    with pytest.raises(WeightsError, match="a link out of the folder"):
+        weights.check(model)
+    (folder / "2.safetensors").unlink()
+    (folder / "2.safetensors").write_text("two")
+    found = weights.check(model).sha256
+    pinned = {**source, "sha256": found}
+    assert weights.check(job_of(tmp_path, monkeypatch, source=pinned, **changes).cell.model).sha256 == found
+    other = {**source, "sha256": "0" * 64}
+    with pytest.raises(WeightsError, match="holds other weights"):
+        weights.check(job_of(tmp_path, monkeypatch, source=other, **changes).cell.model)
+
+
+def test_other_weights_and_options_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(repository: str = "team/model", **cell: Any) -> tuple[str, str]:
+        source = {"hub": "modelscope", "repository": repository}
+        job = job_of(tmp_path, monkeypatch, weights=None, source=source, cell={"engine": "vllm", **cell})
+        plan = make_plan(job)
+        return plan.keys[Stage.BUILD], plan.keys[Stage.EVALUATE]
+
+    options = ["--network=host", "-v", "/models:/models"]
+    container = {"image": "a", "name": "b", "options": options, "command": ["sleep", "1"]}
+    first = keys(container=container)
+    assert keys("team/other", container=container)[0] != first[0]
+    build, evaluate = keys(container={**container, "options": [*options, "-e", "VLLM_ATTENTION_BACKEND=XFORMERS"]})
+    assert build == first[0]
+    assert evaluate != first[1]
+
+
+def test_a_container_that_does_not_see_the_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = {"image": "a", "name": "own", "options": ["--network=host"], "command": ["sleep", "1"]}
+    job = job_of(tmp_path, monkeypatch, cell={"container": container})
+    with pytest.raises(MatrixError, match="does not see /models/smollm2") as caught:
+        check_host(job.cell, job.engine.name)
+    assert caught.value.remedy == "add to its options: -v /models/smollm2:/models/smollm2:ro"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "hidden\u200b"])
+def test_a_command_that_no_card_can_print_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with pytest.raises(MatrixError, match="no card can print"):
+        serving.typed_lines(job_of(tmp_path, monkeypatch, cell={"served_name": name}))
+
+
+class StandInEngine:
+    """Takes the place of a container engine that has, or lacks, one image."""
+
+    def __init__(self, found: str | None) -> None:
+        self.images, self._found = self, found
+
+    def get(self, reference: str) -> object:
+        if self._found is None:
+            raise ImageNotFound(reference)
+        return self
+
+    @property
+    def id(self) -> str | None:
+        return self._found
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize(
+    ("here", "pushed", "registry", "expected"),
+    [
+        (IMAGE.id, True, None, True),
+        (None, False, None, False),
+        (None, True, IMAGE.id, True),
+        (None, True, "another", False),
+        (None, True, None, False),
+    ],
+)
+def test_an_image_that_vanished_is_pulled_or_built_again(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, pushed: bool, registry: str | None, expected: bool
+) -> None:
+    def pull(*_: object) -> StandInEngine:
+        if registry is None:
+            raise RegistryError("gone", remedy="")
+        return StandInEngine(registry)
+
+    monkeypatch.setattr(provide, "connect", lambda _: StandInEngine(here))
+    monkeypatch.setattr(provide, "pull", pull)
+    image = IMAGE if pushed else IMAGE.model_copy(update={"digest": None})
+    assert provide.at_hand(image, Settings(), print) is expected
+
+
+def test_an_image_of_another_registry_is_made_again() -> None:
+    assert not provide.at_hand(IMAGE, Settings(registry="registry.example.org/another"), print)
+
+
+def test_what_is_pinned_hides_the_version_of_the_base() -> None:
+    listed = {"components": [{"name": "vllm", "version": v, "bom-ref": f"pkg:pypi/vllm@{v}"} for v in ("0.11", "0.9")]}
+    pins = [Pin(component="vllm", package="vllm", version="0.11")]
+    assert provide._versions(json.dumps(listed).encode(), pins) == {"vllm": "0.11"}
 
 
 def test_only_what_is_in_the_image_changes_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

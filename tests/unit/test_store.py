@@ -42,6 +42,10 @@ def begin(store: Store, key: str = "k", cell: str = "m-c") -> int:
     return store.begin_release(cell=cell, key=key, engine="e", snapshot={"a": 1}, code_version="0")
 
 
+def ignore(_: str) -> None:
+    """A log that nobody reads."""
+
+
 def test_an_evaluation_comes_back_whole(store: Store) -> None:
     items = [
         Item(benchmark="b", item=f"{i:064d}", score=i % 2, prompt="p", answer="ü\n|", extracted="x") for i in range(7)
@@ -65,6 +69,19 @@ def test_the_same_key_is_the_same_release(store: Store) -> None:
     assert begin(store) == first
     assert release_view(store, first).state == "running"
     assert begin(store, key="other") != first
+
+
+def test_what_had_to_be_made_again_is_what_is_reused(store: Store) -> None:
+    the_plan = plan(inputs())
+    first = ReleaseRun(store, begin(store, "1"), the_plan, ignore)
+    first.stage(Stage.BUILD, lambda: StageOutput({"image": "vanished"}))
+    second = ReleaseRun(store, begin(store, "2"), the_plan, ignore)
+    second.stage(Stage.BUILD, lambda: StageOutput({"image": "built again"}), lambda: False)
+    third = ReleaseRun(store, begin(store, "3"), the_plan, ignore)
+    assert third.stage(Stage.BUILD, lambda: pytest.fail("was run again")) == {"image": "built again"}
+    finished = first.finished(Stage.BUILD)
+    assert finished is not None
+    assert (finished.release, finished.output) == (second.release, {"image": "built again"})
 
 
 def test_a_finished_stage_is_reused_and_named(store: Store) -> None:

@@ -57,7 +57,7 @@ test: $(VENV)/.dev ## Run all tests that this machine has the parts for
 	@$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 12
 
 test-fast: $(VENV)/.dev ## Run the tests without servers, engines and databases (under a minute)
-	@$(BIN)/pytest --numprocesses 2 tests/unit
+	@$(BIN)/pytest --numprocesses 2 -m "not slow" tests/unit
 
 lint: $(VENV)/.dev ## Check style and types
 	@$(BIN)/ruff check .

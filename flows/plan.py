@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evaluation import baseline as baselines
+from evaluation.catalogue import load_benchmarks
 from flagrelease.errors import FlagReleaseError
 from flagrelease.loading import load_chips, load_matrix, resolve, resolve_all
 from flagrelease.matrix import Chip, ResolvedCell
@@ -23,7 +24,8 @@ from flows.job import Job
 from flows.plan_jobs import Versions, job_of, planned
 from flows.plan_reasons import Known, stage_plans
 from flows.plan_records import Blocked, CellPlan, MatrixPlan, StagePlan
-from flows.plan_times import Times, at_least, pools, shared, works
+from flows.plan_times import Times, pools, shared, works
+from flows.scheduling import lower_bound
 from flows.session import publisher_of
 
 IMAGE_ID = 12
@@ -139,14 +141,14 @@ class _Planner:
         images = shared([(cell.image, cell.cell) for cell in building], self._built() if building else set())
         to_do = works(running, images)
         slots = {cell.chip: chips[cell.chip].slots for cell in running}
-        seconds, by = at_least(to_do, slots)
+        bound = lower_bound(to_do, slots)
         return MatrixPlan(
             cells=list(cells),
             pools=pools(running, to_do, slots),
             images=images,
             baselines=shared([(cell.baseline, cell.cell) for cell in running], self._baselines),
-            at_least=seconds,
-            at_least_by=by,
+            at_least=bound.seconds,
+            at_least_by=bound.of,
             notes=[UNSEEN] if self._unseen else [],
         )
 
@@ -154,9 +156,10 @@ class _Planner:
         """The cells as they are today, and why the others cannot be released."""
         found: dict[str, _Today] = {}
         blocked: dict[str, Blocked] = {}
+        benchmarks = load_benchmarks()
         for cell in cells:
             try:
-                job = job_of(cell, None, self._host)
+                job = job_of(cell, None, self._host, benchmarks)
                 found[cell.id] = _Today(cell, job, *planned(job, self._versions, {}))
             except FlagReleaseError as error:
                 blocked[cell.id] = Blocked(cause=" ".join(error.message.split()), remedy=error.remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ _WHAT = {
     "engine": "engine",
     "engine_version": "engine version",
     "engine_settings": "engine settings",
+    "container": "container options",
     "benchmarks": "benchmark",
     "harnesses": "harness",
     "baseline": "baseline",
@@ -42,6 +44,8 @@ _WHAT = {
     "target": "publication's place",
 }
 _RANK = {what: place for place, what in enumerate(_WHAT.values())}
+# On no card, so no fact of one.
+_NO_FACTS = (("cell", "tags"), ("cell", "schedule"))
 # Keys of the image's inputs that the matrix and the chip files call otherwise, or that are not theirs.
 _IMAGE_WORDS = {"base": "base image", "chip_display": "the chip's name", "image": "container"}
 
@@ -73,11 +77,18 @@ _ABSENT = _Absent()
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """What differs between a stage's inputs then and now, the most important first."""
-    found = [_change(difference) for difference in differences(old, new)]
+    found = [_change(difference) for difference in differences(_with_names(old), _with_names(new))]
     if old.get("speed", _ABSENT) is None or new.get("speed", _ABSENT) is None:
         # Where no load is put on the server, no generator is named.
         found = [change for change in found if change.what != _WHAT["load_generator"]]
     return sorted(_once(found), key=lambda each: _RANK.get(each.what, len(_RANK)))
+
+
+def _with_names(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's inputs, with names for what weights of a hub are told by."""
+    weights: Any = inputs.get("weights")
+    named = {"weights": dict(zip(("repository", "sha256"), weights, strict=True))} if _is_list(weights) else {}
+    return {**inputs, **named}
 
 
 def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
@@ -86,6 +97,7 @@ def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return [
         _worded(what, ".".join(path[1:] if path[0] == "cell" and len(path) > 1 else path), before, after)
         for path, before, after in differences(old, new)
+        if path[:2] not in _NO_FACTS
     ]
 
 
@@ -108,12 +120,23 @@ def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[Diff
         before, after = _named(old), _named(new)
         if before is not None and after is not None:
             yield from differences(before, after, path)
+        elif all(map(_is_said, (*old, *new))):
+            yield from _of_words(old, new, path)
         elif len(old) == len(new):
             for place, (one, other) in enumerate(zip(old, new, strict=True)):
                 yield from differences(one, other, (*path, str(place)))
         else:
             yield Difference(path, old, new)
     elif old != new:
+        yield Difference(path, old, new)
+
+
+def _of_words(old: Sequence[Any], new: Sequence[Any], path: tuple[str, ...]) -> Iterator[Difference]:
+    """Which words one list has and the other has not; where only their order differs, the lists as a whole."""
+    gone, come = Counter(old) - Counter(new), Counter(new) - Counter(old)
+    yield from (Difference((*path, str(word)), word, _ABSENT) for word in gone)
+    yield from (Difference((*path, str(word)), _ABSENT, word) for word in come)
+    if old != new and not gone and not come:
         yield Difference(path, old, new)
 
 
@@ -185,7 +208,8 @@ def _version(value: Any) -> Any:
 def _worded(what: str, key: str, old: Any, new: Any) -> Change:
     name = f"{key} " if key else ""
     if isinstance(old, _Absent) or (old is None and not _is_said(new)):
-        text = f"{name}{_short(new)} added" if _is_said(new) else f"{name}added"
+        # Of a list's word the key says it all.
+        text = f"{name}{_short(new)} added" if _is_said(new) and not key.endswith(str(new)) else f"{name}added"
     elif isinstance(new, _Absent) or (new is None and not _is_said(old)):
         text = f"{name}removed"
     elif _is_said(old) and _is_said(new):

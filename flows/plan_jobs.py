@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evaluation.catalogue import load_benchmarks, missing, select
+from evaluation.catalogue import Benchmark, load_benchmarks, missing, select
 from evaluation.run import HARNESSES
 from flagrelease.card.data import NotRun
 from flagrelease.errors import MatrixError, PreflightError
@@ -60,7 +60,9 @@ class PlannedJob(Job):
         return []
 
 
-def job_of(cell: ResolvedCell, engine_name: str | None, host: Settings) -> Job:
+def job_of(
+    cell: ResolvedCell, engine_name: str | None, host: Settings, benchmarks: dict[str, Benchmark] | None = None
+) -> Job:
     """What a release of the cell is; writes nothing. Raises MatrixError, UnknownNameError, PreflightError."""
     name = engine_name or cell.cell.engine
     raw = dict(cell.engine_settings(name))
@@ -80,7 +82,7 @@ def job_of(cell: ResolvedCell, engine_name: str | None, host: Settings) -> Job:
             remedy=f"its settings are: {', '.join(type(engine.settings({})).model_fields)}",
         ) from error
     run, not_run = [], []
-    for benchmark in select(load_benchmarks(), cell.suite):
+    for benchmark in select(load_benchmarks() if benchmarks is None else benchmarks, cell.suite):
         reason = missing(benchmark, engine.capabilities, engine.display)
         if reason is None:
             run.append(benchmark)

@@ -110,8 +110,11 @@ class MatrixPlan(Record):
     pools: list[PoolPlan] = Field(description="of cells that run, the most work first")
     images: list[Shared] = Field(description="of cells whose stage build runs")
     baselines: list[Shared] = Field(description="of cells that run")
-    at_least: float = Field(description="seconds that no order can beat: longest work, or busiest pool's ÷ its slots")
-    at_least_by: str | None = Field(description="the work or the pool that this is of")
+    at_least: float = Field(
+        description="seconds that no order can beat: the longest cell with what it waits for, or the busiest chip's "
+        "work ÷ its slots; times that are not known count as 0"
+    )
+    at_least_by: str | None = Field(description="the cell or the chip that this is of")
     notes: list[str] = Field(default_factory=list, description="what the plan could not look at here")
 
     @property

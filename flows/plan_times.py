@@ -9,7 +9,7 @@ from statistics import median
 from flagrelease.matrix import ResolvedCell
 from flagrelease.records import Stage
 from flows.plan_records import CellPlan, Origin, PoolPlan, Shared, StagePlan
-from flows.scheduling import Work, lower_bound
+from flows.scheduling import Work
 
 
 class Times:
@@ -95,13 +95,3 @@ def pools(running: Iterable[CellPlan], works: Iterable[Work], slots: Mapping[str
         for chip in cells
     ]
     return sorted(found, key=lambda pool: (-pool.seconds / pool.slots, pool.chip))
-
-
-def at_least(works: Sequence[Work], slots: Mapping[str, int]) -> tuple[float, str | None]:
-    """Seconds that no order can beat, and the work or the pool that this is of."""
-    bound = lower_bound(works, slots)
-    if not bound:
-        return 0.0, None
-    longest = next((work.id for work in works if work.seconds == bound), None)
-    busiest = (pool for pool in slots if lower_bound([work for work in works if work.pool == pool], slots) == bound)
-    return bound, longest or next(busiest)

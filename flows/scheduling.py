@@ -3,8 +3,10 @@
 The same code drives the sweep and its simulation (benchmarks/sweep_simulation.py). A sweep that was killed makes a new
 `Schedule` and tells it what it knows to be finished and running.
 
-Within a pool works are started in the order of Graham's list scheduling: what others wait for first, then the longest
-first (LPT; R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969) 416-429).
+Within a pool the longest is started first, where an image or a baseline is as long as it and the longest cell that
+waits for it: highest level first (T. L. Adam, K. M. Chandy, J. R. Dickson, "A comparison of list schedules for parallel
+processing systems", CACM 17 (1974) 685-690). To start all images and baselines before any cell is worse where slots are
+many (docs/measurements/2026-11-21-sweep-simulation.md).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -39,16 +42,37 @@ def slot_seconds(gpu_hours: float, devices: int) -> float:
     return gpu_hours * HOUR / devices
 
 
-def lower_bound(works: Iterable[Work], slots: Mapping[str, int]) -> float:
-    """Seconds that no order can beat: the longest work, or the busiest pool's work spread evenly over its slots.
+class Bound(NamedTuple):
+    """Seconds that no order of works can beat."""
+
+    seconds: float
+    of: str | None
+    """The pool, or the work, whose bound it is; none where no time is known."""
+
+
+def lower_bound(works: Iterable[Work], slots: Mapping[str, int]) -> Bound:
+    """The longest work together with what it waits for, or the busiest pool's work spread evenly over its slots.
 
     Works of unknown length count as 0.
     """
-    longest, total = 0.0, dict.fromkeys(slots, 0.0)
-    for work in works:
-        longest = max(longest, work.seconds or 0.0)
+    known = {work.id: work for work in works}
+    ends: dict[str, float] = {}
+
+    def end(work: Work) -> float:
+        """When the work ends if it never waits for a slot."""
+        if work.id not in ends:
+            ends[work.id] = (work.seconds or 0.0) + max(
+                (end(known[need]) for need in work.needs if need in known), default=0.0
+            )
+        return ends[work.id]
+
+    total = dict.fromkeys(slots, 0.0)
+    for work in known.values():
         total[work.pool] += work.seconds or 0.0
-    return max([longest, *(total[pool] / slots[pool] for pool in total)])
+    bounds = [*(Bound(seconds / slots[pool], pool) for pool, seconds in total.items())]
+    bounds += [Bound(end(work), work.id) for work in known.values()]
+    longest = max(bounds, key=lambda bound: bound.seconds, default=Bound(0.0, None))
+    return longest if longest.seconds else Bound(0.0, None)
 
 
 class Schedule:
@@ -103,9 +127,14 @@ class Schedule:
     def _ordered(self) -> dict[str, dict[str, Work]]:
         """Works by pool, in the order in which they are started if nothing is waited for."""
 
-        def place(work: Work) -> tuple[bool, float, str]:
+        def level(work: Work) -> float:
+            """Seconds from its start to the end of the longest of what waits for it, if all begins at once."""
+            after = (level(self._works[each]) for each in self._dependents[work.id])
+            return self._seconds[work.id] + max(after, default=0.0)
+
+        def place(work: Work) -> tuple[float, float, str]:
             waiting = sum(self._seconds[each] for each in self._dependents[work.id])
-            return not waiting, -(waiting or self._seconds[work.id]), work.id
+            return -level(work), -waiting, work.id
 
         pending: dict[str, dict[str, Work]] = {pool: {} for pool in self._slots}
         for work in sorted(self._works.values(), key=place):

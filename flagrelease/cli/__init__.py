@@ -13,6 +13,7 @@ from flagrelease.cli import (
     baseline,
     benchmarks,
     card,
+    db,
     deploy,
     doctor,
     gate,
@@ -49,6 +50,7 @@ app.add_typer(image.app, name="image")
 app.add_typer(matrix.app, name="matrix")
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(baseline.app, name="baseline")
+app.add_typer(db.app, name="db")
 
 
 @cache

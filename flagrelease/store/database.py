@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
 
 from flagrelease.errors import FlagReleaseError, StoreError, StoreLockedError, StoreVersionError
@@ -23,15 +25,48 @@ def open_database(url: str) -> Engine:
 
     Raises StoreError, StoreLockedError or StoreVersionError.
     """
-    try:
+    engine = connect(url)
+    with translate_errors(engine):
+        migrate(engine)
+    return engine
+
+
+def connect(url: str) -> Engine:
+    """An engine for the database at `url`, whose folder is created; its schema stays as it is. Raises StoreError."""
+    with _usable_url():
         parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            if parsed.database and parsed.database != ":memory:":
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(parsed, connect_args={"timeout": LOCK_TIMEOUT_S})
-            event.listen(engine, "connect", _sqlite_settings)
-        else:
-            engine = create_engine(parsed, pool_pre_ping=True)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True)
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, connect_args={"timeout": LOCK_TIMEOUT_S})
+    event.listen(engine, "connect", _sqlite_settings)
+    return engine
+
+
+def connect_reading(url: str) -> Engine | None:
+    """An engine through which nothing can be written; none where `url` names an SQLite file that is not there.
+
+    Raises StoreError.
+    """
+    with _usable_url():
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            options = {"options": "-c default_transaction_read_only=on"}
+            return create_engine(parsed, connect_args=options, pool_pre_ping=True)
+        if not parsed.database or not Path(parsed.database).exists():
+            return None
+        # Not `mode=ro`: such a connection leaves the files behind that SQLite makes beside a database while it is read.
+        file = f"file:{quote(parsed.database)}?mode=rw"
+        engine = create_engine(parsed, creator=lambda: sqlite3.connect(file, uri=True, timeout=LOCK_TIMEOUT_S))
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only=ON"))
+    return engine
+
+
+@contextmanager
+def _usable_url() -> Iterator[None]:
+    try:
+        yield
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise StoreError(
             f"cannot use the database URL: {error}",
@@ -43,9 +78,6 @@ def open_database(url: str) -> Engine:
             f"cannot create the folder of the database: {error}",
             remedy="set FLAGRELEASE_HOME to a folder that can be written",
         ) from error
-    with translate_errors(engine):
-        _migrate(engine)
-    return engine
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
@@ -57,7 +89,7 @@ def _sqlite_settings(connection: Any, _record: object) -> None:
 @contextmanager
 def translate_errors(engine: Engine) -> Iterator[None]:
     """Turn what the driver says into errors with a next step."""
-    where = engine.url.render_as_string(hide_password=True)
+    where = shown(engine.url)
     try:
         yield
     except OperationalError as error:
@@ -91,43 +123,77 @@ def translate_errors(engine: Engine) -> Iterator[None]:
         ) from error
 
 
-def _migrate(engine: Engine) -> None:
+def revisions() -> list[str]:
+    """Every schema that this FlagRelease knows, oldest first; the last is its own."""
+    from alembic.script import ScriptDirectory
+
+    return [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
+
+
+def migrate(engine: Engine, before: Callable[[str], None] | None = None) -> str | None:
+    """Bring the database to this version's schema; gives the revision that it had, none where it was empty.
+
+    `before` is called with that revision where something is about to change, while nobody else can write.
+    All of it happens or nothing, and by one process at a time. Raises StoreVersionError.
+    """
+    known = revisions()
+    with engine.connect() as connection:
+        current = require_known(connection, known)
+    if current == known[-1]:
+        return current
+    with engine.begin() as connection:
+        lock_schema(connection)
+        # Another process may have done it while this one waited.
+        current = require_known(connection, known)
+        if current != known[-1]:
+            if before and current is not None:
+                before(current)
+            move_schema(connection, known[-1])
+        return current
+
+
+def lock_schema(connection: Connection) -> None:
+    """Begin a transaction during which nobody else changes the schema; on SQLite nobody else writes at all."""
+    # SQLite's driver begins no transaction for DDL by itself.
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+
+
+def move_schema(connection: Connection, revision: str, *, down: bool = False) -> None:
+    """Run the migrations up (or down) to a revision, `base` for none, in the connection's transaction."""
     from alembic import command
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    script = ScriptDirectory.from_config(config)
-    head = script.get_current_head()
-    with engine.connect() as connection:
-        current = _revision(connection)
-    if current == head:
-        return
-    known = {revision.revision for revision in script.walk_revisions()}
+    config.attributes["connection"] = connection
+    (command.downgrade if down else command.upgrade)(config, revision)
+
+
+def require_known(connection: Connection, known: Sequence[str]) -> str | None:
+    """Revision of the database, which must be one of `known`; none where it is empty. Raises StoreVersionError."""
+    current = revision_of(connection)
     if current is not None and current not in known:
         raise StoreVersionError(
-            f"the database {engine.url.render_as_string(hide_password=True)} was written by a newer "
-            f"FlagRelease (schema {current}, this one knows up to {head})",
+            f"the database {shown(connection.engine.url)} was written by a newer "
+            f"FlagRelease (schema {current}, this one knows up to {known[-1]})",
             remedy="upgrade FlagRelease, or set FLAGRELEASE_STORE to another database",
         )
-    with engine.begin() as connection:
-        # All of it or nothing, by one process at a time. SQLite's driver begins no transaction for DDL by itself.
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        if _revision(connection) == head:
-            return
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    return current
 
 
-def _revision(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
     """Schema revision of the database; none where it is empty."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def shown(url: URL) -> str:
+    """A database's URL as people may see it: without its password."""
+    return url.render_as_string(hide_password=True)
 
 
 def check_writable(folder: Path, need_mib: int, error: type[FlagReleaseError]) -> None:

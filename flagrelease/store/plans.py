@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, event, func, inspect, make_url, select, text
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import Engine, create_engine, func, inspect, select, text
 from sqlalchemy.orm import aliased
 
-from flagrelease.errors import StoreError, StoreVersionError
+from flagrelease.errors import StoreVersionError
 from flagrelease.records import Stage
-from flagrelease.store.database import LOCK_TIMEOUT_S, MIGRATIONS, translate_errors
+from flagrelease.store.database import MIGRATIONS, connect_reading, translate_errors
 from flagrelease.store.models import Base, EvaluationRow, ImportedBaselineRow, PublicationRow, ReleaseRow, StageRow
 from flagrelease.store.store import IMPORTED, Store
 
@@ -31,7 +27,7 @@ def open_for_reading(url: str) -> Store:
 
     Raises StoreError, StoreLockedError, or StoreVersionError where it is not of this FlagRelease's schema.
     """
-    engine = _reading(url)
+    engine = connect_reading(url) or create_engine("sqlite://")
     with translate_errors(engine), engine.connect() as connection:
         has_schema = inspect(connection).has_table("alembic_version")
         found = connection.scalar(text("SELECT version_num FROM alembic_version")) if has_schema else None
@@ -42,27 +38,6 @@ def open_for_reading(url: str) -> Store:
     else:
         _require_schema(engine, str(found))
     return Store(engine)
-
-
-def _reading(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            options = {"options": "-c default_transaction_read_only=on"}
-            return create_engine(parsed, connect_args=options, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise StoreError(
-            f"cannot use the database URL: {error}",
-            remedy="set FLAGRELEASE_STORE to sqlite:////path/store.db or postgresql+psycopg://user@host/database "
-            '(PostgreSQL needs: pip install "flagrelease[postgresql]")',
-        ) from error
-    if not parsed.database or not Path(parsed.database).exists():
-        return create_engine("sqlite://")
-    # Not `mode=ro`: such a connection leaves the files behind that SQLite makes beside a database while it is read.
-    file = f"file:{quote(parsed.database)}?mode=rw"
-    engine = create_engine(parsed, creator=lambda: sqlite3.connect(file, uri=True, timeout=LOCK_TIMEOUT_S))
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only=ON"))
-    return engine
 
 
 def _require_schema(engine: Engine, found: str) -> None:

@@ -114,7 +114,8 @@ async def apply(client: PrefectClient, wanted: Changes, say: Log) -> None:
     try:
         for name in sorted({one.flow for one, _ in wanted.put}):
             flows[name] = await client.create_flow_from_name(name)
-        for name, change in _steps(client, wanted, flows):
+        for step, change in _steps(client, wanted, flows):
+            name = step
             await change
             made += 1
             if made % PROGRESS_EACH == 0:

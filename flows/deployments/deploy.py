@@ -66,4 +66,4 @@ async def _deploy(
             return
         start = time.monotonic()
         await api.apply(client, plan, say)
-        say(f"done: {len(plan)} changes in {time.monotonic() - start:.1f} s")
+        say(f"done: {len(plan)} change{'s' if len(plan) > 1 else ''} in {time.monotonic() - start:.1f} s")

@@ -17,6 +17,7 @@ from runtime.launch.interface import Log
 # Of a server that does not refuse connections and does not answer either.
 ANSWER_TIMEOUT_S = 30
 UNAUTHORIZED = (401, 403)
+SERVER_ERROR = 500
 # What a failed call raises.
 TROUBLE = (httpx.HTTPError, PrefectException)
 
@@ -33,7 +34,8 @@ async def check(client: PrefectClient, say: Log) -> None:
             remedy="start it (prefect server start), or name another: prefect config set PREFECT_API_URL=…",
         ) from error
     except httpx.HTTPStatusError as error:
-        if error.response.status_code in UNAUTHORIZED:
+        status = error.response.status_code
+        if status in UNAUTHORIZED or status >= SERVER_ERROR:
             message, remedy = _explained(error)
             raise PreflightError(message, remedy=remedy) from error
         raise _no_api() from error

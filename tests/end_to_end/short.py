@@ -15,7 +15,7 @@ from tests.end_to_end.commands import MATRIX
 
 
 def short_matrix(home: Path, benchmarks: Collection[str]) -> Path:
-    """A matrix whose small cell is asked `benchmarks` only, and compared with the shipped baseline's answers to them."""
+    """A matrix whose small cell is asked `benchmarks` only, and compared with the shipped answers to them."""
     matrix = yaml.safe_load(MATRIX.read_text())
     reference = matrix["models"]["smollm2"]["reference"]
     whole = load(reference["baseline"], SHIPPED)

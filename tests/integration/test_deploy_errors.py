@@ -85,7 +85,7 @@ def test_a_server_that_wants_a_password(home: Path, status: int) -> None:
     assert "PREFECT_API_AUTH_STRING" in error.remedy
 
 
-@pytest.mark.parametrize("answer", [(200, "<html></html>"), (404, "{}"), (200, "{}"), (500, "no")])
+@pytest.mark.parametrize("answer", [(200, "<html></html>"), (404, "{}"), (200, "{}")])
 def test_an_address_that_is_not_an_api(home: Path, answer: tuple[int, str]) -> None:
     assert home.exists()
     with stand_in_prefect({"/api/admin/version": answer}) as url:
@@ -93,6 +93,15 @@ def test_an_address_that_is_not_an_api(home: Path, answer: tuple[int, str]) -> N
     assert isinstance(error, PreflightError)
     assert "is not the API of a Prefect server" in error.message
     assert "/api" in error.remedy
+
+
+def test_a_server_that_is_broken(home: Path) -> None:
+    assert home.exists()
+    with stand_in_prefect({"/api/admin/version": (500, "no database")}) as url:
+        error, _ = refused(url)
+    assert isinstance(error, PreflightError)
+    assert error.message == f"the Prefect server at {url} answered 500: no database"
+    assert "log" in error.remedy
 
 
 def test_a_server_of_another_major_version(home: Path) -> None:

@@ -7,13 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flagrelease import cli, yaml_text
 from flagrelease import settings as host
+from flagrelease import yaml_text
 from flagrelease.errors import MatrixError
 from flagrelease.loading import load_matrix
 from tests.unit.test_gate_commands import Run
@@ -87,13 +86,8 @@ LEGAL = [
 ]
 
 
-# The command line is built once here, and not for each of the cases.
-COMMANDS = typer.main.get_command(cli.app)
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setattr(cli, "app", COMMANDS)
     return Run(monkeypatch, capsys)
 
 

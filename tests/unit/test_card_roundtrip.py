@@ -38,6 +38,7 @@ def again(card: Card) -> Card:
     return read_card(render(card), source="again").card.model_copy(update={"origin": card.origin})
 
 
+@pytest.mark.slow
 @settings(exhaustively, max_examples=60)
 @given(source=sources())
 def test_everything_beside_prose_comes_back(source: Source) -> None:
@@ -52,6 +53,7 @@ def test_everything_beside_prose_comes_back(source: Source) -> None:
     assert again(card) == card
 
 
+@pytest.mark.slow
 @settings(exhaustively, max_examples=150)
 @given(text=nasty_texts)
 def test_whatever_stands_in_a_file_is_read_into_a_safe_card(text: str) -> None:

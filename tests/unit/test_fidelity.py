@@ -213,6 +213,7 @@ def simulated(chance: np.ndarray, fits: np.ndarray, repeats: int, rng: np.random
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [2, 4])
 def test_equal_sampling_systems_pass_and_a_loss_is_found(repeats: int) -> None:
     rng = np.random.default_rng(SEED)

@@ -336,6 +336,7 @@ def test_a_benchmark_that_was_run_is_compared_whatever_is_said() -> None:
 # --- error rates and speed --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_error_rates() -> None:
     """Equal systems are rarely called regressed; a loss of five points on one benchmark of four seldom escapes."""
     rng, n, names = np.random.default_rng(11), 1000, ("a", "b", "c", "d")

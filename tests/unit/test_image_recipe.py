@@ -154,6 +154,7 @@ def test_the_tag_tells_versions_day_and_inputs() -> None:
     assert tag(recipe(cell_of("smollm2-cpu"), {}), "2026-11-21T10:00:00Z", KEY).startswith("xllamacpp20")
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(PACKAGES, NUMBERS), max_size=9, unique_by=lambda pair: pair[0]))
 def test_any_pins_give_a_legal_tag(pins: list[tuple[str, list[int]]]) -> None:
     packages = [f"{name}=={'.'.join(map(str, numbers))}" for name, numbers in pins]

@@ -250,6 +250,17 @@ def test_a_fact_of_the_card_is_found_in_the_snapshot(change: Any) -> None:
     assert texts(plan)["card"] == f"run (facts on the card changed: versions.driver {was} → 2.15.9)"
 
 
+def test_how_a_cell_is_grouped_changes_nothing(change: Any) -> None:
+    release(METAX)
+    change(lambda facts: cell_of(facts, METAX).update(tags=["nightly"], schedule={"cron": "0 2 * * 6"}))
+    assert plan_of(METAX).action == "unchanged"
+    change(lambda facts: cell_of(facts, METAX).update(port=8001, sampling={"temperature": 0.5, "top_p": 0.95}))
+    said = texts(plan_of(METAX))
+    assert said["build"] == "run (image inputs changed: port 8000 → 8001)"
+    change(lambda facts: cell_of(facts, METAX).update(port=8000))
+    assert texts(plan_of(METAX))["card"] == "run (facts on the card changed: sampling.temperature 0.7 → 0.5)"
+
+
 def test_a_failure_is_told_with_what_changed_before_it(change: Any) -> None:
     release(SMALL)
     change(lambda facts: cell_of(facts, SMALL)["engines"]["llama_cpp"].update(threads=2))
@@ -444,6 +455,13 @@ def test_cells_that_share_an_image_wait_for_one_build(change: Any) -> None:
     ("old", "new", "words"),
     [
         ({"weights": "a" * 64}, {"weights": "b" * 64}, "weights changed: aaaaaaaaaaaa… → bbbbbbbbbbbb…"),
+        ({"weights": ["o/a", None]}, {"weights": ["o/a", "c" * 64]}, "weights changed: sha256 none → cccccccccccc…"),
+        ({"weights": "a" * 64}, {"weights": ["o/a", None]}, "weights changed"),
+        (
+            {"container": ["--init", "--shm-size=32G", "-v", "/a:/a", "-v", "/b:/b"]},
+            {"container": ["--init", "--shm-size=64G", "-v", "/a:/a"]},
+            "container options changed: --shm-size=32G removed, -v removed, /b:/b removed; and 1 more",
+        ),
         ({"format": "gguf"}, {"format": "safetensors"}, "form of the weights changed: gguf → safetensors"),
         ({}, {"image": {"recipe": {"base": "b"}}}, "image inputs changed: container added"),
         (

@@ -25,6 +25,7 @@ def field(low: int, high: int, names: list[str]) -> st.SearchStrategy[str]:
     return st.lists(part, min_size=1, max_size=3).map(",".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.tuples(*(field(*each) for each in FIELDS)).map(" ".join))
 def test_prefect_finds_a_date_for_what_is_accepted(expression: str) -> None:

@@ -32,6 +32,16 @@ def upgrade() -> None:
     _rewrite("releases", "id", ("snapshot",), _release)
 
 
+def downgrade() -> None:
+    """Published baselines, latencies, clusters, floors, canaries and speeds are lost; verdicts and snapshots stay."""
+    _rewrite("evaluations", "id", ("provenance", "benchmarks"), _old_evaluation)
+    op.drop_table("imported_baselines")
+    # Not by a batch: SQLite would make the table anew, and what refers to it stops it from dropping the old one.
+    for name, columns in (("evaluations", ("speed", "canary", "floors")), ("items", ("cluster", "latency_s"))):
+        for column in columns:
+            op.drop_column(name, column)
+
+
 def _rewrite(name: str, key: str, columns: tuple[str, ...], change: Callable[..., tuple[Any, ...]]) -> None:
     """Bring JSON that was written before into the form that is read now."""
     connection = op.get_bind()
@@ -50,14 +60,25 @@ def _evaluation(provenance: dict[str, Any], benchmarks: list[dict[str, Any]]) ->
     )
 
 
+def _old_evaluation(provenance: dict[str, Any], benchmarks: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """There is room for one harness: the names and versions of several stand in a row."""
+    harnesses = provenance.pop("harnesses")
+    del provenance["tokenizer_sha256"]
+    names, versions = ", ".join(harnesses), ", ".join(harnesses.values())
+    return (
+        {**provenance, "harness": names, "harness_version": versions},
+        [{key: value for key, value in benchmark.items() if key != "harness"} for benchmark in benchmarks],
+    )
+
+
 def _verdict(detail: dict[str, Any]) -> tuple[Any, ...]:
     """Items counted as independent; how far a benchmark could resolve its margin follows from what was kept."""
     for row in detail["benchmarks"]:
         changed = max(1, row["lost"] + row["won"]) / max(1, row["n"])
         # 6.18 = (1.645 + 0.842)²: alpha 0.05 and power 0.8, as docs/gate.md had them.
         needed = 6.18 * changed / (row["margin_points"] / 100) ** 2
-        row.update(units=row["n"], resolution=row["n"] / needed)
-    return ({**detail, "rule": "not recorded"},)
+        row.update({"units": row["n"], "resolution": row["n"] / needed} | row)
+    return ({"rule": "not recorded"} | detail,)
 
 
 def _release(snapshot: dict[str, Any]) -> tuple[Any, ...]:
@@ -69,5 +90,5 @@ def _release(snapshot: dict[str, Any]) -> tuple[Any, ...]:
             policy["pooled_margin_points"] = own["pooled_margin_points"]
         snapshot["cell"]["policy"] = policy
         numbers = [name for name, value in policy.items() if isinstance(value, int | float)]
-        policy["reasons"] = dict.fromkeys(numbers, "a comment of the matrix at that time")
+        policy.setdefault("reasons", dict.fromkeys(numbers, "a comment of the matrix at that time"))
     return (snapshot,)

@@ -30,7 +30,8 @@ from flagrelease.records import Stage, digest
 from flagrelease.settings import Settings
 from flagrelease.store import Store
 from flagrelease.store.models import PublicationRow, ReleaseRow, StageRow
-from flows.plan_jobs import Versions, job_of, planned
+from flows.job import job_of
+from flows.plan_jobs import Versions, planned
 
 RELEASES = 5
 AIM_S = 10.0

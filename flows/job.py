@@ -84,13 +84,19 @@ def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
 
     Raises MatrixError, UnknownNameError, PreflightError.
     """
-    cell = resolve(load_matrix(host.matrix_path), load_chips(), cell_id)
+    return job_of(resolve(load_matrix(host.matrix_path), load_chips(), cell_id), engine_name, host)
+
+
+def job_of(
+    cell: ResolvedCell, engine_name: str | None, host: Settings, benchmarks: dict[str, Benchmark] | None = None
+) -> Job:
+    """What a release of the cell is; writes nothing. Raises MatrixError, UnknownNameError, PreflightError."""
     name = engine_name or cell.cell.engine
     raw = dict(cell.engine_settings(name))
     engine = engine_named(name)
     if name not in cell.cell.engines and not (cell.container and name == cell.cell.engine):
         raise PreflightError(
-            f"{cell_id} has no settings for the engine {name}",
+            f"{cell.id} has no settings for the engine {name}",
             remedy=f"add `engines: {{{name}: {{…}}}}` to the cell in {host.matrix_path}",
         )
     try:
@@ -99,11 +105,11 @@ def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise MatrixError(
-            f"{host.matrix_path}: {cell_id}: engines.{name}.{where}: {first['msg']}",
+            f"{host.matrix_path}: {cell.id}: engines.{name}.{where}: {first['msg']}",
             remedy=f"its settings are: {', '.join(type(engine.settings({})).model_fields)}",
         ) from error
     run, not_run = [], []
-    for benchmark in select(load_benchmarks(), cell.suite):
+    for benchmark in select(load_benchmarks() if benchmarks is None else benchmarks, cell.suite):
         reason = missing(benchmark, engine.capabilities, engine.display)
         if reason is None:
             run.append(benchmark)
@@ -111,7 +117,7 @@ def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
             not_run.append(NotRun(benchmark=benchmark.key, display=benchmark.display, reason=reason))
     if not run:
         raise PreflightError(
-            f"none of the benchmarks of {cell_id} can be run through {engine.display}",
+            f"none of the benchmarks of {cell.id} can be run through {engine.display}",
             remedy="see why: flagrelease benchmarks; give the model another suite or engine",
         )
     return Job(

@@ -20,8 +20,8 @@ from flagrelease.selection import Newest, Selection
 from flagrelease.settings import Settings
 from flagrelease.store import Store, plans
 from flagrelease.store.plans import Attempt, PastStage
-from flows.job import Job
-from flows.plan_jobs import Versions, job_of, planned
+from flows.job import Job, job_of
+from flows.plan_jobs import Versions, planned
 from flows.plan_reasons import Known, stage_plans
 from flows.plan_records import Blocked, CellPlan, MatrixPlan, StagePlan
 from flows.plan_times import Times, pools, shared, works

@@ -6,20 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pydantic import ValidationError
-
-from evaluation.catalogue import Benchmark, load_benchmarks, missing, select
 from evaluation.run import HARNESSES
-from flagrelease.card.data import NotRun
-from flagrelease.errors import MatrixError, PreflightError
-from flagrelease.matrix import ResolvedCell
+from flagrelease.errors import PreflightError
 from flagrelease.pipeline import Plan, plan
 from flagrelease.records import Stage
-from flagrelease.settings import Settings
 from flagrelease.store.plans import PastStage
 from flows.job import Job, make_plan
-from runtime.engines import engine as engine_named
-from runtime.image.provide import planned as planned_image
 
 LOAD_GENERATOR = "vLLM's load generator"
 NOT_HERE = "not known here"
@@ -58,49 +50,6 @@ class PlannedJob(Job):
     def harnesses(self) -> list[str]:
         """None: `planned` puts them in with their versions."""
         return []
-
-
-def job_of(
-    cell: ResolvedCell, engine_name: str | None, host: Settings, benchmarks: dict[str, Benchmark] | None = None
-) -> Job:
-    """What a release of the cell is; writes nothing. Raises MatrixError, UnknownNameError, PreflightError."""
-    name = engine_name or cell.cell.engine
-    raw = dict(cell.engine_settings(name))
-    engine = engine_named(name)
-    if name not in cell.cell.engines and not (cell.container and name == cell.cell.engine):
-        raise PreflightError(
-            f"{cell.id} has no settings for the engine {name}",
-            remedy=f"add `engines: {{{name}: {{…}}}}` to the cell in {host.matrix_path}",
-        )
-    try:
-        engine.settings(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MatrixError(
-            f"{host.matrix_path}: {cell.id}: engines.{name}.{where}: {first['msg']}",
-            remedy=f"its settings are: {', '.join(type(engine.settings({})).model_fields)}",
-        ) from error
-    run, not_run = [], []
-    for benchmark in select(load_benchmarks() if benchmarks is None else benchmarks, cell.suite):
-        reason = missing(benchmark, engine.capabilities, engine.display)
-        if reason is None:
-            run.append(benchmark)
-        else:
-            not_run.append(NotRun(benchmark=benchmark.key, display=benchmark.display, reason=reason))
-    if not run:
-        raise PreflightError(
-            f"none of the benchmarks of {cell.id} can be run through {engine.display}",
-            remedy="see why: flagrelease benchmarks; give the model another suite or engine",
-        )
-    return Job(
-        cell=cell,
-        engine=engine,
-        engine_settings=raw,
-        benchmarks=run,
-        not_run=not_run,
-        image_inputs=planned_image(cell, host) if cell.container else None,
-    )
 
 
 def planned(job: Job, versions: Versions, past: Mapping[Stage, PastStage]) -> tuple[Plan, list[str]]:

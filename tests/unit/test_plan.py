@@ -25,10 +25,10 @@ from flagrelease.records import Stage
 from flagrelease.settings import settings
 from flagrelease.store import Store
 from flagrelease.store.models import ReleaseRow, StageRow
-from flows.job import make_job, make_plan
+from flows.job import job_of, make_job, make_plan
 from flows.plan import plan_matrix
 from flows.plan_changes import changes, in_words
-from flows.plan_jobs import Versions, job_of, planned
+from flows.plan_jobs import Versions, planned
 from flows.plan_records import CellPlan, MatrixPlan, StagePlan
 from flows.plan_times import works
 from flows.session import open_session, publisher_of

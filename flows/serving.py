@@ -10,11 +10,13 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from evaluation import speed as speeds
 from evaluation.harness.interface import Endpoint, Progress
 from evaluation.run import EarlyStopping, evaluate
 from flagrelease.card.text import printable
-from flagrelease.errors import MatrixError, WeightsError
+from flagrelease.errors import MatrixError, PreflightError, WeightsError
 from flagrelease.matrix import Container, ResolvedCell
 from flagrelease.policy import SpeedPolicy
 from flagrelease.records import CellImage, Evaluation, Speed
@@ -113,7 +115,13 @@ def _container(cell: ResolvedCell, container: Container, image: CellImage, path:
     if host_path(spec, inside) != path:
         # The card's reader has the model in the folder itself; here it may lie elsewhere.
         mounts = [mount for mount in mounts if mount.target.rstrip("/") != cell.model_folder]
-        mounts.append(Mount(source=str(path), target=inside, modes=("ro",)))
+        try:
+            mounts.append(Mount(source=str(path), target=inside, modes=("ro",)))
+        except ValidationError as error:
+            raise PreflightError(
+                f"{path} cannot be mounted into a container: no mount may hold a colon or a control character",
+                remedy="set FLAGRELEASE_HOME to a folder without one",
+            ) from error
     return spec.model_copy(update={"image": image.reference, "mounts": tuple(mounts)})
 
 

@@ -49,6 +49,11 @@ def _problems(cell: ResolvedCell, engine: str) -> Iterator[FlagReleaseError]:
                     f"{cell.id}: the container does not see {folder}, where the card puts the model",
                     remedy=f"add to its options: -v {folder}:{folder}:ro",
                 )
+            if spec.network != "host" and cell.cell.port not in {port.container for port in spec.ports}:
+                raise MatrixError(
+                    f"{cell.id}: nobody outside its container reaches port {cell.cell.port}, which the card asks",
+                    remedy=f"add to its options: --network=host, or -p {cell.cell.port}:{cell.cell.port}",
+                )
             connect().close()
     except FlagReleaseError as problem:
         yield problem

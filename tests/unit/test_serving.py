@@ -189,6 +189,26 @@ def test_a_container_that_does_not_see_the_model_is_refused(tmp_path: Path, monk
     assert caught.value.remedy == "add to its options: -v /models/smollm2:/models/smollm2:ro"
 
 
+def test_a_container_that_nobody_reaches_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = {"image": "a", "name": "own", "options": ["-v", "/models:/models"], "command": ["sleep", "1"]}
+    job = job_of(tmp_path, monkeypatch, cell={"container": container})
+    with pytest.raises(MatrixError, match="nobody outside its container reaches port 9010") as caught:
+        check_host(job.cell, job.engine.name)
+    assert caught.value.remedy.endswith("--network=host, or -p 9010:9010")
+
+
+def test_a_home_that_no_mount_can_name_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: StandInLauncher
+) -> None:
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    job = job_of(folder, monkeypatch, cell={"engines": {"llama_cpp": {"weights": "float16"}}})
+    monkeypatch.setattr(serving, "model_path", lambda *_: folder / "model.gguf")
+    with pytest.raises(PreflightError, match="cannot be mounted into a container"):
+        serving.start_server(job, settings(), print, image=IMAGE)
+    assert not hasattr(launcher, "spec")
+
+
 @pytest.mark.parametrize("name", ["two\nlines", "hidden\u200b"])
 def test_a_command_that_no_card_can_print_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -27,7 +27,6 @@ from flows import serving
 from flows.job import OUTPUT_MIB, Job, make_job, measured_inputs, preflight
 from flows.locks import alone
 from flows.session import open_store
-from runtime.image.provide import image_of
 from runtime.launch.interface import Log, Server
 from runtime.preflight import check_host
 
@@ -120,7 +119,7 @@ def open_run(
             again=again,
             repeats=asked,
             host=host,
-            image=image_of(job.cell, host, log, send=False).image if job.cell.container else None,
+            image=serving.provided_image(job, host, log, send=False).image if job.cell.container else None,
             folder=host.work_path / "answers" / name,
             output=output,
             log=log,

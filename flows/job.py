@@ -228,7 +228,7 @@ def provenance(job: Job, found: weights.Weights, image: CellImage | None) -> Pro
         chip=job.cell.cell.chip,
         stack=job.cell.cell.stack,
         engine=job.engine.name,
-        engine_version=image.versions.get(job.engine.package, "unknown") if image else job.engine.version(),
+        engine_version=image.versions[job.engine.package] if image else job.engine.version(),
         engine_settings=job.engine_settings,
         weights_sha256=found.sha256,
         chat_template_sha256=weights.chat_template_sha256(found),

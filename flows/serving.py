@@ -16,7 +16,7 @@ from evaluation import speed as speeds
 from evaluation.harness.interface import Endpoint, Progress
 from evaluation.run import EarlyStopping, evaluate
 from flagrelease.card.text import printable
-from flagrelease.errors import MatrixError, PreflightError, WeightsError
+from flagrelease.errors import ImageError, MatrixError, PreflightError, WeightsError
 from flagrelease.matrix import Container, ResolvedCell
 from flagrelease.policy import SpeedPolicy
 from flagrelease.records import CellImage, Evaluation, Speed
@@ -25,7 +25,7 @@ from flows.job import Job, provenance
 from runtime import weights
 from runtime.engines import vllm
 from runtime.engines.interface import ServeRequest
-from runtime.image.provide import image_of
+from runtime.image.provide import Provided, image_of
 from runtime.launch.chip_container import cell_container
 from runtime.launch.container import ContainerLauncher
 from runtime.launch.container_preflight import host_path
@@ -52,9 +52,22 @@ def model_path(job: Job, found: weights.Weights, work: Path) -> Path:
     return convert(found, work / "weights")
 
 
-def path_inside(cell: ResolvedCell, path: Path) -> Path:
-    """Where a container of the cell sees the model that lies at `path` on this host."""
-    return Path(cell.model_folder) if path.is_dir() else Path(cell.model_folder, f"{cell.cell.model}{path.suffix}")
+def path_inside(job: Job) -> Path:
+    """Where a container of the cell sees the model."""
+    folder = Path(job.cell.model_folder)
+    checkpoint = job.engine.weights_format(job.engine_settings) == "safetensors"
+    return folder if checkpoint else folder / f"{job.cell.cell.model}.gguf"
+
+
+def provided_image(job: Job, host: Settings, log: Log, *, send: bool) -> Provided:
+    """The image of the job's cell, which has its engine; `send`: pushed where a registry is configured."""
+    provided = image_of(job.cell, host, log, send=send)
+    if job.engine.package not in provided.image.versions:
+        raise ImageError(
+            f"the image of {job.cell.id} has no {job.engine.package}, which {job.engine.display} is served by",
+            remedy="pin it under `versions` of the cell in matrix.yaml, or name a base image that has it",
+        )
+    return provided
 
 
 def start_server(
@@ -79,9 +92,9 @@ def start_server(
         launcher = ProcessLauncher(host.work_path / "servers")
         request = ServeRequest(path, job.cell.served_name, address, chosen, job.cell.cell.stack)
     else:
-        image = image or image_of(job.cell, host, log, send=False).image
-        container = _container(job.cell, job.cell.container, image, path)
-        inside = path_inside(job.cell, path)
+        image = image or provided_image(job, host, log, send=False).image
+        inside = path_inside(job)
+        container = _container(job.cell, job.cell.container, image, path, inside)
         name = "" if release is None else str(release)
         launcher = ContainerLauncher(container, chip=job.cell.chip, release=name, paths=[str(inside)])
         # Through a network of its own a container is reached at its address there, not at the host's.
@@ -101,22 +114,21 @@ def start_server(
         log_path=host.work_path / "logs" / f"{job.cell.id}-{job.engine.name}-{stamp}.log",
         ready_timeout_s=job.limits.ready_timeout_s,
     )
-    version = image.versions.get(job.engine.package, "") if image else job.engine.version()
+    version = image.versions[job.engine.package] if image else job.engine.version()
     where = f" in {image.reference}" if image else ""
     log(f"serve: {job.engine.display} {version} is loading {job.cell.model.display}{where}")
     return launcher.start(spec, log)
 
 
-def _container(cell: ResolvedCell, container: Container, image: CellImage, path: Path) -> ContainerSpec:
+def _container(cell: ResolvedCell, container: Container, image: CellImage, path: Path, inside: Path) -> ContainerSpec:
     """The cell's container as its card starts it, of just this image, with the model where the card puts it."""
     spec = cell_container(container, cell.chip)
-    inside = str(path_inside(cell, path))
     mounts = list(spec.mounts)
-    if host_path(spec, inside) != path:
+    if host_path(spec, str(inside)) != path:
         # The card's reader has the model in the folder itself; here it may lie elsewhere.
         mounts = [mount for mount in mounts if mount.target.rstrip("/") != cell.model_folder]
         try:
-            mounts.append(Mount(source=str(path), target=inside, modes=("ro",)))
+            mounts.append(Mount(source=str(path), target=str(inside), modes=("ro",)))
         except ValidationError as error:
             raise PreflightError(
                 f"{path} cannot be mounted into a container: no mount may hold a colon or a control character",
@@ -127,11 +139,8 @@ def _container(cell: ResolvedCell, container: Container, image: CellImage, path:
 
 def typed_lines(job: Job) -> list[str]:
     """What a person types to serve the cell's model: in its container, or on a host that has the engine."""
-    folder = Path(job.cell.model_folder)
-    checkpoint = job.engine.weights_format(job.engine_settings) == "safetensors"
-    inside = folder if checkpoint else folder / f"{job.cell.cell.model}.gguf"
     request = ServeRequest(
-        inside,
+        path_inside(job),
         job.cell.served_name,
         "0.0.0.0",  # noqa: S104 - the card's reader asks from elsewhere
         job.cell.cell.port,

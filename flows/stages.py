@@ -18,7 +18,7 @@ from flagrelease.card.compose import measured_card
 from flagrelease.card.files import card_files, write_card
 from flagrelease.card.lint import errors_of, knowledge
 from flagrelease.card.lint.stored import imported_cards
-from flagrelease.errors import ImageError, PublishError
+from flagrelease.errors import PublishError
 from flagrelease.loading import load_chips, load_matrix
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import (
@@ -38,7 +38,7 @@ from flows import serving
 from flows.job import provenance, required_baseline
 from flows.session import Session
 from runtime import operators, weights
-from runtime.image.provide import at_hand, image_of
+from runtime.image.provide import at_hand
 from runtime.launch.interface import Server
 
 PUBLISHED = (Verdict.CONSISTENT, Verdict.INCONCLUSIVE)
@@ -61,13 +61,7 @@ def build(session: Session) -> StageOutput:
     output = {"weights_sha256": found.sha256, "chat_template_sha256": weights.chat_template_sha256(found)}
     if session.job.cell.container is None:
         return StageOutput(output)
-    provided = image_of(session.job.cell, session.host, session.log, send=True)
-    package = session.job.engine.package
-    if package not in provided.image.versions:
-        raise ImageError(
-            f"the image of {session.job.cell.id} has no {package}, which {session.job.engine.display} is served by",
-            remedy="pin it under `versions` of the cell in matrix.yaml, or name a base image that has it",
-        )
+    provided = serving.provided_image(session.job, session.host, session.log, send=True)
     session.log(f"build: the image is {provided.image.reference}")
     kept = [session.evidence.put("image", name, content) for name, content in provided.files.items()]
     return StageOutput(output | {"image": provided.image.model_dump(mode="json")}, kept)

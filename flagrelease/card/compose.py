@@ -175,14 +175,13 @@ def _cell_contents(cell: ResolvedCell, data: CardData | None) -> dict[Block, lis
     }
     if container:
         image = data.image if data else None
-        reference = container.image
-        get = [f"docker pull {shell_token(container.image)}"]
-        if image:
-            reference = image.reference if image.digest else image.by_key
+        if image and not image.digest:
             # What no registry has can only be built again.
-            command = "docker pull" if image.digest else "flagrelease image build"
-            get = [f"{command} {shell_token(reference if image.digest else cell.id)}"]
-        found[Block.IMAGE] = [_shell(get)]
+            reference, get = image.by_key, f"flagrelease image build {shell_token(cell.id)}"
+        else:
+            reference = image.reference if image else container.image
+            get = f"docker pull {shell_token(reference)}"
+        found[Block.IMAGE] = [_shell([get])]
         found[Block.START] = [_shell(_start(container, reference))]
     return found
 

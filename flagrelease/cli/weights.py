@@ -24,6 +24,6 @@ def weights(
     host = settings()
     job = make_job(cell, engine, host)
     path = model_path(job, check(job.cell.model), host.work_path)
-    target = output if path.is_dir() else output / path_inside(job.cell, path).name
+    target = output if path.is_dir() else output / path_inside(job).name
     said = "written" if put(path, target) else "was there already, unchanged"
     typer.echo(f"{target}: {said}")

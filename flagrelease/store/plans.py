@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, create_engine, func, inspect, select, text
+from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import aliased
 
 from flagrelease.errors import StoreVersionError
 from flagrelease.records import Stage
-from flagrelease.store.database import MIGRATIONS, connect_reading, translate_errors
+from flagrelease.store.database import connect_reading, require_known, revisions, shown, translate_errors
 from flagrelease.store.models import Base, EvaluationRow, ImportedBaselineRow, PublicationRow, ReleaseRow, StageRow
-from flagrelease.store.store import IMPORTED, Store
+from flagrelease.store.store import IMPORTED, REUSED_FIRST, Store
 
 AT_ONCE = 5000
 """Values in one statement; databases allow some 32,000."""
@@ -27,37 +27,20 @@ def open_for_reading(url: str) -> Store:
 
     Raises StoreError, StoreLockedError, or StoreVersionError where it is not of this FlagRelease's schema.
     """
-    engine = connect_reading(url) or create_engine("sqlite://")
+    engine, known = connect_reading(url) or create_engine("sqlite://"), revisions()
     with translate_errors(engine), engine.connect() as connection:
-        has_schema = inspect(connection).has_table("alembic_version")
-        found = connection.scalar(text("SELECT version_num FROM alembic_version")) if has_schema else None
+        found = require_known(connection, known)
     if found is None:
         engine.dispose()
         engine = create_engine("sqlite://")
         Base.metadata.create_all(engine)
-    else:
-        _require_schema(engine, str(found))
-    return Store(engine)
-
-
-def _require_schema(engine: Engine, found: str) -> None:
-    from alembic.script import ScriptDirectory
-
-    script = ScriptDirectory(str(MIGRATIONS))
-    head = script.get_current_head()
-    if found == head:
-        return
-    where = engine.url.render_as_string(hide_password=True)
-    engine.dispose()
-    if found in {revision.revision for revision in script.walk_revisions()}:
+    elif found != known[-1]:
         raise StoreVersionError(
-            f"the database {where} has an older schema ({found}, now {head}), and a plan changes nothing",
+            f"the database {shown(engine.url)} has an older schema ({found}, now {known[-1]}), "
+            "and a plan changes nothing",
             remedy="bring it up to date: flagrelease status",
         )
-    raise StoreVersionError(
-        f"the database {where} was written by a newer FlagRelease (schema {found}, this one knows up to {head})",
-        remedy="upgrade FlagRelease, or set FLAGRELEASE_STORE to another database",
-    )
+    return Store(engine)
 
 
 class Attempt(NamedTuple):
@@ -82,9 +65,11 @@ def attempts(store: Store, keys: Iterable[str]) -> dict[str, Attempt]:
     with store.session() as session:
         for some in _parts(keys):
             for key, row, state, release, reused, error in session.execute(
-                select(*columns).where(StageRow.key.in_(some)).order_by(StageRow.id)
+                select(*columns)
+                .where(StageRow.key.in_(some))
+                .order_by((StageRow.state == "completed").desc(), *REUSED_FIRST)
             ):
-                if key not in found or not found[key].completed:
+                if key not in found or (not found[key].completed and row > found[key].row):
                     found[key] = Attempt(row, reused or release, state, error)
     return found
 

@@ -41,6 +41,8 @@ from flagrelease.store.models import (
     VerdictRow,
 )
 
+REUSED_FIRST = (StageRow.reused_from.is_not(None), StageRow.finished_at.desc(), StageRow.id.desc())
+"""Order of a stage's results: the newest run, as what an older one made may have had to be made again."""
 IMPORTED = "imported"
 """State of a release that was read from a published card: it was not measured, so it stands for no cell."""
 
@@ -161,8 +163,7 @@ class Store:
             row = session.scalar(
                 select(StageRow)
                 .where(StageRow.stage == stage, StageRow.key == key, StageRow.state == "completed")
-                # The newest run: what it made may have had to be made again.
-                .order_by(StageRow.reused_from.is_not(None), StageRow.finished_at.desc(), StageRow.id.desc())
+                .order_by(*REUSED_FIRST)
             )
             if row is None:
                 return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from flagrelease.store.database import lock_schema, migrate, move_schema, revisi
 from flagrelease.store.models import Base
 from flagrelease.store.transfer import dump, restore
 from tests.integration.test_store_postgresql import server  # noqa: F401 - a fixture
+from tests.unit.command_line import failures_at_once
 from tests.unit.evaluations import evaluation
 from tests.unit.store_contents import fill, items, rows
 from tests.unit.test_store import begin, old_store  # noqa: F401 - a fixture
@@ -192,19 +192,6 @@ def test_workers_that_open_a_new_database_at_once_make_it_once(
     server: str,  # noqa: F811
     database: Engine,
 ) -> None:
-    failures = []
-
-    def open_it() -> None:
-        try:
-            Store.open(server).close()
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=open_it) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    assert failures_at_once(6, lambda: Store.open(server).close()) == []
     with database.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1

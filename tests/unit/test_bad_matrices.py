@@ -15,7 +15,7 @@ from flagrelease import settings as host
 from flagrelease import yaml_text
 from flagrelease.errors import MatrixError
 from flagrelease.loading import load_matrix
-from tests.unit.test_gate_commands import Run
+from tests.unit.command_line import Run
 
 FOLDER = Path(__file__).parent / "bad_matrices"
 GOOD = (FOLDER / "good.yaml").read_text()

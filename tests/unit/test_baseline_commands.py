@@ -22,8 +22,8 @@ from flagrelease.store import Store
 from flows import baselines, serving
 from flows.job import Job
 from tests.conftest import ROOT
+from tests.unit.command_line import Run
 from tests.unit.evaluations import provenance
-from tests.unit.test_gate_commands import Run
 
 pytestmark = pytest.mark.needs("llama_cpp")
 MINIMAX = "minimax-published-dc95b26909db"

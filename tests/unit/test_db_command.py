@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from sqlalchemy import create_engine
 from flagrelease.store import Store
 from flagrelease.store.database import connect, lock_schema, move_schema, revisions
 from flagrelease.store.models import Base
+from tests.unit.command_line import failures_at_once
 from tests.unit.store_contents import fill, rows
 from tests.unit.test_cli_errors import call
 from tests.unit.test_store import old_store  # noqa: F401 - a fixture
@@ -198,17 +198,5 @@ def test_every_migration_goes_down_and_up_again(old_store: str) -> None:  # noqa
 
 
 def test_workers_that_open_a_new_database_at_once_make_it_once(tmp_path: Path) -> None:
-    url, failures = f"sqlite:///{tmp_path / 'store.db'}", []
-
-    def open_it() -> None:
-        try:
-            Store.open(url).close()
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=open_it) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    assert failures_at_once(4, lambda: Store.open(url).close()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from sqlalchemy import text
 
 from evaluation.catalogue import Benchmark
 from evaluation.gate import decide
-from flagrelease import cli
 from flagrelease.loading import load_matrix
 from flagrelease.records import BenchmarkRun, Evaluation, Item
 from flagrelease.settings import settings
 from flagrelease.store import Store
 from tests.conftest import ROOT
+from tests.unit.command_line import Run
 from tests.unit.evaluations import provenance
 
 N = 1000
@@ -78,21 +77,6 @@ def release(store: Store, candidate: Evaluation, key: str, cell: str = "m-c") ->
 def store(home: Path) -> Store:
     (home / "home").mkdir()
     return Store.open(settings().store_url)
-
-
-class Run:
-    """The command line in this process: its exit code and what it wrote."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-        self.out = self.err = ""
-
-    def __call__(self, *argv: str) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["flagrelease", *argv])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        self.out, self.err = self._capsys.readouterr()
-        return int(ended.value.code or 0)
 
 
 @pytest.fixture

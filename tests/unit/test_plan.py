@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ import pytest
 import yaml
 from sqlalchemy import update
 
-from flagrelease import cli, pipeline
+from flagrelease import pipeline
 from flagrelease.errors import PreflightError
 from flagrelease.loading import load_chips, load_matrix, resolve
 from flagrelease.matrix import Chip
@@ -34,6 +33,7 @@ from flows.plan_times import works
 from flows.session import open_session, publisher_of
 from runtime.engines import ENGINES
 from tests.conftest import ROOT
+from tests.unit.command_line import Run
 
 SMALL, METAX = "smollm2-cpu", "qwen3-metax"
 BASELINE = "smollm2-vllm-9cb78b345018"
@@ -492,19 +492,8 @@ def test_changes_in_words(old: dict[str, Any], new: dict[str, Any], words: str) 
 # The command
 
 
-class Run:
-    """The command line in this process: its exit code and what it wrote."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-        self.out = self.err = ""
-
-    def __call__(self, *argv: str) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["flagrelease", *argv])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        self.out, self.err = self._capsys.readouterr()
-        return int(ended.value.code or 0)
+class PlanRun(Run):
+    """The command line; and which cells a plan is of."""
 
     def cells(self, *argv: str) -> list[str]:
         """The cells that a plan is of."""
@@ -513,11 +502,11 @@ class Run:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(monkeypatch, capsys)
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PlanRun:
+    return PlanRun(monkeypatch, capsys)
 
 
-def test_a_plan_writes_nothing(command: Run, home: Path) -> None:
+def test_a_plan_writes_nothing(command: PlanRun, home: Path) -> None:
     assert command("plan") == 0
     assert command.out.startswith("6 cells: 0 unchanged, 6 to run, 0 blocked\n")
     assert command("plan", SMALL, "--power") == 0
@@ -529,7 +518,7 @@ def test_a_plan_writes_nothing(command: Run, home: Path) -> None:
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
 
-def test_what_is_unchanged_is_only_counted(command: Run, change: Any) -> None:
+def test_what_is_unchanged_is_only_counted(command: PlanRun, change: Any) -> None:
     release(SMALL)
     release(METAX)
     change(lambda facts: cell_of(facts, METAX)["versions"].update(flaggems="Version: 3.1"))
@@ -543,7 +532,7 @@ def test_what_is_unchanged_is_only_counted(command: Run, change: Any) -> None:
     )
 
 
-def test_one_cell_stage_by_stage(command: Run, change: Any) -> None:
+def test_one_cell_stage_by_stage(command: PlanRun, change: Any) -> None:
     release(SMALL)
     set_times(evaluate=150)
     change(lambda facts: cell_of(facts, SMALL)["engines"]["llama_cpp"].update(threads=2))
@@ -553,7 +542,7 @@ def test_one_cell_stage_by_stage(command: Run, change: Any) -> None:
     assert "  evaluate  run (engine settings changed: threads 1 → 2), about 2 min\n" in command.out
 
 
-def test_cells_blocked_for_one_cause_are_named_together(command: Run, change: Any) -> None:
+def test_cells_blocked_for_one_cause_are_named_together(command: PlanRun, change: Any) -> None:
     change(lambda facts: facts["models"]["qwen3"]["reference"].pop("baseline"))
     assert command("plan") == 0
     assert "6 cells: 0 unchanged, 5 to run, 1 blocked" in command.out
@@ -562,7 +551,7 @@ def test_cells_blocked_for_one_cause_are_named_together(command: Run, change: An
     assert command.out.startswith("qwen3-metax: blocked (qwen3 has no baseline to compare with)\n  -> measure one")
 
 
-def test_cells_are_selected(command: Run, change: Any) -> None:
+def test_cells_are_selected(command: PlanRun, change: Any) -> None:
     change(lambda facts: cell_of(facts, METAX).update(tags=["nightly"]))
     release(SMALL)
     release(METAX, error=(Stage.EVALUATE, "the server died"))
@@ -589,7 +578,7 @@ def test_cells_are_selected(command: Run, change: Any) -> None:
         (["--changed-since", "yesterday"], 2, "yesterday"),
     ],
 )
-def test_what_makes_no_sense_is_refused(command: Run, argv: list[str], code: int, said: str) -> None:
+def test_what_makes_no_sense_is_refused(command: PlanRun, argv: list[str], code: int, said: str) -> None:
     assert command("plan", *argv) == code
     assert said in command.err
 
@@ -597,7 +586,7 @@ def test_what_makes_no_sense_is_refused(command: Run, argv: list[str], code: int
 @pytest.mark.parametrize(
     ("schema", "said"), [("0001", "bring it up to date: flagrelease status"), ("9999", "upgrade FlagRelease")]
 )
-def test_a_database_of_another_schema_is_left_alone(command: Run, home: Path, schema: str, said: str) -> None:
+def test_a_database_of_another_schema_is_left_alone(command: PlanRun, home: Path, schema: str, said: str) -> None:
     release(SMALL)
     path = home / "home" / "store.db"
     with sqlite3.connect(path) as connection:

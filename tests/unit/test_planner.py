@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,6 @@ from evaluation.catalogue import Benchmark
 from evaluation.planner import BenchmarkPlan, PowerPlan, plan_power
 from evaluation.planning import required_repeats
 from evaluation.power import rejected_by_holm
-from flagrelease import cli
 from flagrelease.loading import load_chips, load_matrix, resolve
 from flagrelease.matrix import ResolvedCell
 from flagrelease.policy import Escalation, Policy
@@ -29,6 +27,7 @@ from flagrelease.records import Evaluation, ImportedBaseline, NoiseFloor, Verdic
 from flagrelease.settings import data_path, settings
 from flagrelease.store import Store
 from tests.conftest import ROOT
+from tests.unit.command_line import Run
 from tests.unit.gate_data import (
     evaluation,
     half_right,
@@ -303,21 +302,6 @@ def test_items_that_share_a_picture_are_one_unit() -> None:
 
 
 # The command
-
-
-class Run:
-    """The command line in this process: its exit code and what it wrote."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-        self.out = self.err = ""
-
-    def __call__(self, *argv: str) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["flagrelease", *argv])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        self.out, self.err = self._capsys.readouterr()
-        return int(ended.value.code or 0)
 
 
 @pytest.fixture

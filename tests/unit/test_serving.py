@@ -32,7 +32,7 @@ IMAGE = CellImage(
     key="b" * 64,
     digest=f"sha256:{'c' * 64}",
     base="base",
-    versions={"xllamacpp": "1.2.3"},
+    versions={"xllamacpp": "1.2.3", "vllm": "0.13.0"},
 )
 
 

@@ -24,6 +24,7 @@ from flagrelease.pipeline import UPSTREAM, ReleaseRun, StageOutput, plan
 from flagrelease.records import Artefact, ImportedBaseline, Item, Published, Stage
 from flagrelease.store import Store, database
 from flagrelease.store.models import Base
+from flagrelease.store.plans import attempts
 from flagrelease.store.queries import find_release, latest_releases, release_view, stored_baselines
 from tests.conftest import ROOT
 from tests.unit.evaluations import evaluation, result
@@ -82,6 +83,9 @@ def test_what_had_to_be_made_again_is_what_is_reused(store: Store) -> None:
     finished = first.finished(Stage.BUILD)
     assert finished is not None
     assert (finished.release, finished.output) == (second.release, {"image": "built again"})
+    # A plan says the same.
+    key = the_plan.keys[Stage.BUILD]
+    assert attempts(store, [key])[key].release == second.release
 
 
 def test_a_finished_stage_is_reused_and_named(store: Store) -> None:

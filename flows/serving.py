@@ -62,12 +62,20 @@ def path_inside(job: Job) -> Path:
 def provided_image(job: Job, host: Settings, log: Log, *, send: bool) -> Provided:
     """The image of the job's cell, which has its engine; `send`: pushed where a registry is configured."""
     provided = image_of(job.cell, host, log, send=send)
-    if job.engine.package not in provided.image.versions:
+    _engine_version(job, provided.image)
+    return provided
+
+
+def _engine_version(job: Job, image: CellImage | None) -> str:
+    """Version of the engine in the image, or on this host; raises ImageError where the image has none."""
+    if image is None:
+        return job.engine.version()
+    if job.engine.package not in image.versions:
         raise ImageError(
             f"the image of {job.cell.id} has no {job.engine.package}, which {job.engine.display} is served by",
             remedy="pin it under `versions` of the cell in matrix.yaml, or name a base image that has it",
         )
-    return provided
+    return image.versions[job.engine.package]
 
 
 def start_server(
@@ -114,7 +122,8 @@ def start_server(
         log_path=host.work_path / "logs" / f"{job.cell.id}-{job.engine.name}-{stamp}.log",
         ready_timeout_s=job.limits.ready_timeout_s,
     )
-    version = image.versions[job.engine.package] if image else job.engine.version()
+    # An image may have been built for another engine that reads the same weights.
+    version = _engine_version(job, image)
     where = f" in {image.reference}" if image else ""
     log(f"serve: {job.engine.display} {version} is loading {job.cell.model.display}{where}")
     return launcher.start(spec, log)

@@ -18,8 +18,8 @@ class Run:
         self._monkeypatch, self._capsys = monkeypatch, capsys
         self.out = self.err = ""
 
-    def __call__(self, *argv: str) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["flagrelease", *argv])
+    def __call__(self, *argv: object) -> int:
+        self._monkeypatch.setattr(sys, "argv", ["flagrelease", *map(str, argv)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         self.out, self.err = self._capsys.readouterr()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from flagrelease import cli
 from flagrelease.card.data import Table
 from flagrelease.card.importing import card_sources, import_card, import_cards, imported_card
 from flagrelease.card.read import read_card
@@ -19,6 +17,7 @@ from flagrelease.loading import load_chips, load_matrix
 from flagrelease.store import Store
 from flagrelease.store.queries import find_release, latest_releases, release_view
 from tests.conftest import ROOT
+from tests.unit.command_line import Run
 
 MODELS, CHIPS = load_matrix(ROOT / "matrix.yaml").models, load_chips()
 CARD = """\
@@ -150,28 +149,13 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         card_sources(tmp_path)
 
 
-class Command:
-    """The command line in this process: its exit code and what it wrote."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-        self.out = self.err = ""
-
-    def __call__(self, *argv: object) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["flagrelease", *map(str, argv)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        self.out, self.err = self._capsys.readouterr()
-        return int(ended.value.code or 0)
-
-
 @pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     assert home.is_dir()
-    return Command(monkeypatch, capsys)
+    return Run(monkeypatch, capsys)
 
 
-def test_the_command_reports_each_file_and_goes_on(run: Command, folder: Path) -> None:
+def test_the_command_reports_each_file_and_goes_on(run: Run, folder: Path) -> None:
     assert run("card", "import", folder) == CardFileError.exit_code
     assert "b.md: release 1, imported as qwen3-metax" in run.out
     assert "    line 5: prose that has no place on a card: Only in words.\n" in run.out
@@ -181,7 +165,7 @@ def test_the_command_reports_each_file_and_goes_on(run: Command, folder: Path) -
     assert "b.md: release 1 (imported before), imported as qwen3-metax" in run.out
 
 
-def test_the_command_for_programs(run: Command, folder: Path) -> None:
+def test_the_command_for_programs(run: Run, folder: Path) -> None:
     assert run("card", "import", folder, "--json") == CardFileError.exit_code
     found = json.loads(run.out)
     assert [each["release"] for each in found] == [1, None, None, 2]
@@ -193,7 +177,7 @@ def test_the_command_for_programs(run: Command, folder: Path) -> None:
     assert run("card", "import", folder / "none.md") == CardFileError.exit_code
 
 
-def test_show_status_and_gate_know_an_imported_release(run: Command, folder: Path) -> None:
+def test_show_status_and_gate_know_an_imported_release(run: Run, folder: Path) -> None:
     run("card", "import", folder / "b.md")
     assert run("show", "1") == 0
     assert "imported from a published card, not measured by FlagRelease" in " ".join(run.out.split())
@@ -206,7 +190,7 @@ def test_show_status_and_gate_know_an_imported_release(run: Command, folder: Pat
     assert run("show", "qwen3-metax") == UnknownNameError.exit_code
 
 
-def test_an_imported_card_is_rendered_by_its_number(run: Command, folder: Path, tmp_path: Path) -> None:
+def test_an_imported_card_is_rendered_by_its_number(run: Run, folder: Path, tmp_path: Path) -> None:
     run("card", "import", folder / "b.md")
     assert run("card", "render", "1", "--style", "classic", "--output", tmp_path / "new.md") == 0
     text = (tmp_path / "new.md").read_text()
@@ -215,7 +199,7 @@ def test_an_imported_card_is_rendered_by_its_number(run: Command, folder: Path, 
     assert "Qwen3-8B-metax-FlagOS" in text
 
 
-def test_a_single_file_gives_programs_one_object(run: Command, folder: Path) -> None:
+def test_a_single_file_gives_programs_one_object(run: Run, folder: Path) -> None:
     assert run("card", "import", folder / "b.md", "--json") == 0
     found = json.loads(run.out)
     assert (found["release"], found["new"]) == (1, True)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from docker.errors import ImageNotFound
 
-from flagrelease.errors import MatrixError, PreflightError, RegistryError, WeightsError
+from flagrelease.errors import ImageError, MatrixError, PreflightError, RegistryError, WeightsError
 from flagrelease.records import CellImage, Stage
 from flagrelease.settings import Settings, settings
 from flows import serving
@@ -97,6 +97,16 @@ def test_the_container_is_the_one_that_the_card_starts(
         word.replace("127.0.0.1", "0.0.0.0").replace("9999", "9010")  # noqa: S104
         for word in command.argv
     ]
+
+
+def test_an_image_that_was_built_for_another_engine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: StandInLauncher
+) -> None:
+    job = job_of(tmp_path, monkeypatch)
+    image = IMAGE.model_copy(update={"versions": {"vllm": "0.13.0"}})
+    with pytest.raises(ImageError, match="has no xllamacpp, which"):
+        serving.start_server(job, settings(), print, image=image)
+    assert not hasattr(launcher, "spec"), "something was started"
 
 
 def test_a_container_with_its_own_network_is_listened_to_on_all_of_its_addresses(

@@ -6,19 +6,17 @@ import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from flagrelease.errors import OutputError, PublishError
-from flagrelease.publish.interface import manifest, revision
+from flagrelease.publish.guards import check_files, check_target
+from flagrelease.publish.interface import MANIFEST, Plan, make_plan, manifest, manifest_json, revision
 from flagrelease.records import Publication
 
-MANIFEST = "manifest.json"
-DOTFILES = frozenset({".eval_results", ".gitattributes"})
-"""Names with a leading dot that a hub's repository may hold; others are usually there by mistake."""
+__all__ = ["MANIFEST", "FolderPublisher"]
 
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", "free some space"),
@@ -44,21 +42,37 @@ class FolderPublisher:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def plan(self, files: Mapping[str, bytes], target: str) -> Plan:
+        """What `publish` would change in the folder of `target`; edits there would be replaced."""
+        check_files(files)
+        folder = self._folder(target)
+        with _explained("read", folder):
+            there = _contents(folder)
+        return make_plan(
+            self.name,
+            target,
+            files,
+            there=revision({path: there[path] for path in there if path != MANIFEST}) if there else None,
+            hashes={file.path: file.sha256 for file in manifest(there)},
+            owned=there.keys() - {MANIFEST},
+            read=there.__getitem__,
+            refusal=_not_ours(folder),
+        )
+
     def publish(self, files: Mapping[str, bytes], target: str) -> Publication:
         """Make the folder of `target` hold exactly `files` and the manifest."""
-        _check_paths(files)
+        check_files(files)
         folder = self._folder(target)
         wanted = Publication(publisher=self.name, target=target, revision=revision(files), files=manifest(files))
         with _explained("publish to", folder), _locked(folder.parent):
             _clean_up(folder)
-            if folder.exists() and not (folder / MANIFEST).exists():
-                msg = f"{folder} is not a publication: it has no {MANIFEST}"
-                raise PublishError(msg, remedy="move it away, then publish again")
+            if refusal := _not_ours(folder):
+                raise refusal
             if self._holds(folder, wanted):
                 return wanted
             new = _beside(folder, "new")
             try:
-                _write(new, {**files, MANIFEST: _manifest_json(wanted)})
+                _write(new, {**files, MANIFEST: manifest_json(wanted)})
                 if not self._holds(new, wanted):
                     msg = f"what was written for {target} reads back differently"
                     raise PublishError(msg, remedy=f"check the disk that holds {self.root}, then publish again")
@@ -75,9 +89,7 @@ class FolderPublisher:
             return None if folder is None else self._read(folder, target)
 
     def _folder(self, target: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", target, re.ASCII):
-            msg = f"{target!r} is not a place to publish to"
-            raise PublishError(msg, remedy="name it as organisation/name, of letters, digits, '.', '_' and '-'")
+        check_target(target)
         return self.root / target
 
     def _holds(self, folder: Path, wanted: Publication) -> bool:
@@ -89,19 +101,27 @@ class FolderPublisher:
 
     def _read(self, folder: Path, target: str) -> Publication:
         """A publication by the content of its files, which must be what its manifest says."""
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
-        files = {path.relative_to(folder).as_posix(): b"" if path.is_symlink() else path.read_bytes() for path in paths}
+        files = _contents(folder)
         stated = files.pop(MANIFEST, b"")
         found = Publication(publisher=self.name, target=target, revision=revision(files), files=manifest(files))
-        if stated != _manifest_json(found):
+        if stated != manifest_json(found):
             msg = f"{folder} was changed after it was published: {_difference(stated, found)}"
             raise PublishError(msg, remedy="publish again to replace it, or delete the folder")
         return found
 
 
-def _manifest_json(publication: Publication) -> bytes:
-    data = publication.model_dump(include={"revision", "files"})
-    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder; a link counts as an empty file, which no publication has in its place."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    return {path.relative_to(folder).as_posix(): b"" if path.is_symlink() else path.read_bytes() for path in paths}
+
+
+def _not_ours(folder: Path) -> PublishError | None:
+    """Why a folder must not be replaced: it is no publication."""
+    if not folder.exists() or (folder / MANIFEST).exists():
+        return None
+    msg = f"{folder} is not a publication: it has no {MANIFEST}"
+    return PublishError(msg, remedy="move it away, then publish again")
 
 
 def _difference(stated: bytes, found: Publication) -> str:
@@ -113,25 +133,6 @@ def _difference(stated: bytes, found: Publication) -> str:
     now = {file.path: file.sha256 for file in found.files}
     changed = sorted(path for path in then.keys() | now.keys() if then.get(path) != now.get(path))
     return ", ".join(changed) or MANIFEST
-
-
-def _check_paths(files: Mapping[str, bytes]) -> None:
-    """PublishError for a path that leaves the folder, hides in it, or cannot exist beside the others."""
-    if not files:
-        raise PublishError("there are no files to publish", remedy="render the card first")
-    for path in files:
-        parts = path.split("/")
-        if "" in parts or "\\" in path or not path.isprintable():
-            reason = "it is not a relative path with '/' between its parts"
-        elif any(part.startswith(".") and part not in DOTFILES for part in parts):
-            reason = "a part of it starts with a dot"
-        elif path == MANIFEST:
-            reason = "the publication's own manifest has this name"
-        elif any("/".join(parts[:end]) in {*files, MANIFEST} for end in range(1, len(parts))):
-            reason = "another file has the name of its folder"
-        else:
-            continue
-        raise PublishError(f"{path!r} cannot be published: {reason}", remedy="rename the file")
 
 
 def _beside(folder: Path, suffix: str) -> Path:

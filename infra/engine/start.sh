@@ -40,6 +40,8 @@ install_missing() {
   command -v docker-registry >/dev/null || missing+=(docker-registry)
   # For base images that need no hub.
   command -v busybox >/dev/null || missing+=(busybox-static)
+  # For the tests of infra/compose.yaml.
+  command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
   command -v curl >/dev/null || missing+=(curl)
   [ ${#missing[@]} -gt 0 ] || return 0
   say "installing ${missing[*]}"

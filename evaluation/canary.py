@@ -30,7 +30,7 @@ from typing import NamedTuple, TypeVar
 from evaluation.canary_probes import Answer, Probe, Text, probing
 from evaluation.canary_texts import texts
 from evaluation.harness.interface import Endpoint
-from flagrelease.errors import ServerError
+from flagrelease.errors import ServerSettingsError
 from flagrelease.policy import CanaryPolicy
 from flagrelease.records import CanaryPrompt, CanaryReference, CanaryResult, CanaryStatistics, TopToken
 
@@ -88,7 +88,7 @@ def write(endpoint: Endpoint, capabilities: Collection[str], policy: CanaryPolic
 
         prompts = _each(one, texts(policy.prompts), endpoint.concurrency, log, "written")
     if not any(prompt.positions for prompt in prompts):
-        raise ServerError(
+        raise ServerSettingsError(
             "the baseline wrote nothing that the canary can use: no text, or no log-probabilities",
             remedy="see what the server answers to a completion; it cannot be a reference like this",
         )

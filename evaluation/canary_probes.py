@@ -16,7 +16,7 @@ import httpx
 
 from evaluation.concurrency import WAITS_S
 from evaluation.harness.interface import Endpoint
-from flagrelease.errors import ServerError
+from flagrelease.errors import ServerError, ServerSettingsError
 from flagrelease.records import TopToken
 
 REQUEST_TIMEOUT_S = 300.0
@@ -257,7 +257,7 @@ def _checked(told: Mapping[int, float | None], own: float | None) -> Answer:
 
 def _require_same_length(sent: int, read: int) -> None:
     if sent != read:
-        raise ServerError(
+        raise ServerSettingsError(
             f"the canary sent {sent} tokens and the server read {read}: it adds or drops tokens",
             remedy="switch off what adds tokens (a beginning-of-text token, a template) for prompts of token ids",
         )

@@ -5,6 +5,16 @@ Exit codes 1 to 3 are verdicts (REGRESSED, INCONCLUSIVE, INVALID); errors start 
 
 from __future__ import annotations
 
+import errno
+
+# Of the system's errors, those that somebody has to do something about.
+LASTING = frozenset(
+    {
+        errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST,
+        errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOEXEC,
+    }
+)  # fmt: skip
+
 
 class FlagReleaseError(Exception):
     """A failure that the user can act on; it is shown without a traceback.
@@ -13,6 +23,8 @@ class FlagReleaseError(Exception):
     """
 
     exit_code = 10
+    transient = False
+    """Whether it may pass by itself, so that a stage is tried again: a matter of machines and networks."""
 
     def __init__(self, message: str, *, remedy: str) -> None:
         super().__init__(message)
@@ -27,6 +39,21 @@ class FlagReleaseError(Exception):
         """How to pickle."""
         # Prefect pickles a failed run's exception; the keyword-only remedy must survive that.
         return _rebuild, (type(self), self.message, self.remedy)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed when it is tried again: a fault of machines or networks, not of what was asked.
+
+    Of errors that are not ours, those of the system and of connections are, except what somebody has to mend: a file
+    that is not there, a right that is missing, a full disk.
+    """
+    from httpx import TransportError
+
+    if isinstance(error, FlagReleaseError):
+        return error.transient
+    if isinstance(error, OSError):
+        return error.errno not in LASTING
+    return isinstance(error, TransportError)
 
 
 def _rebuild(cls: type[FlagReleaseError], message: str, remedy: str) -> FlagReleaseError:
@@ -61,6 +88,13 @@ class ServerError(FlagReleaseError):
     """The model server died, or did not answer in time."""
 
     exit_code = 15
+    transient = True
+
+
+class ServerSettingsError(ServerError):
+    """The model server runs and cannot be used: its settings, or the model's, are wrong."""
+
+    transient = False
 
 
 class PortError(ServerError):
@@ -73,6 +107,12 @@ class HarnessError(FlagReleaseError):
     """The evaluation could not be run: a task or its data is missing, or the server stopped answering."""
 
     exit_code = 17
+
+
+class NoAnswerError(HarnessError):
+    """The server stopped answering while it was asked."""
+
+    transient = True
 
 
 class BaselineError(FlagReleaseError):
@@ -91,6 +131,13 @@ class StoreLockedError(StoreError):
     """Another process holds the database."""
 
     exit_code = 20
+    transient = True
+
+
+class StoreLostError(StoreError):
+    """The database's server does not answer, or the connection to it broke."""
+
+    transient = True
 
 
 class StoreVersionError(StoreError):
@@ -133,6 +180,7 @@ class EngineError(FlagReleaseError):
     """The container engine does not answer, may not be used, or went away in the middle of something."""
 
     exit_code = 27
+    transient = True
 
 
 class ImageError(FlagReleaseError):
@@ -145,9 +193,16 @@ class RegistryError(FlagReleaseError):
     """A registry refused or did not answer, or holds something else than what was pushed."""
 
     exit_code = 29
+    transient = True
 
 
 class DeployError(FlagReleaseError):
     """Prefect refused a change or went away in the middle, or the user has to say whether something may go."""
 
     exit_code = 30
+
+
+class StageTimeoutError(FlagReleaseError):
+    """A stage of a release took longer than it may."""
+
+    exit_code = 31

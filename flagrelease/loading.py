@@ -12,8 +12,10 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from flagrelease.entry import KEY_PATTERN
 from flagrelease.errors import MatrixError, UnknownNameError
-from flagrelease.matrix import Cell, Chip, Matrix, ResolvedCell
-from flagrelease.schedules import cron_fault, timezone_fault
+from flagrelease.matrix import TIMEOUTS, Cell, Chip, Matrix, ResolvedCell
+from flagrelease.schedules import Schedule, cron_fault, timezone_fault
+from flagrelease.selection import fits
+from flagrelease.settings import settings
 from flagrelease.yaml_file import Positions, Where, invalid, load_yaml, nearest, problem, suggest, validate
 from flagrelease.yaml_misfits import MAX_WORDED
 
@@ -31,19 +33,19 @@ def load_matrix(path: Path) -> Matrix:
 
 
 def load_chips(folder: Path | None = None) -> dict[str, Chip]:
-    """All chips by their key, from one file each; by default those that FlagRelease brings."""
-    folder = _chips() if folder is None else folder
+    """All chips by their key, from one file each in `folder`.
+
+    By default those that FlagRelease brings, and those in the folder that the setting `chips` names.
+    """
+    paths = _chip_files() if folder is None else _files_in(folder)
     chips: dict[str, Chip] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in paths.values():
         data, positions = load_yaml(path)
         chip = validate(Chip, path, data, positions)
         if chip.key != path.stem:
             text = f"is `{chip.key}`, but the file's name says `{path.stem}`; they must be equal"
             raise invalid(path, [problem(positions, ("key",), text)])
         chips[chip.key] = chip
-    if not chips:
-        msg = f"{folder}: there are no chip files (<chip>.yaml) in this folder"
-        raise MatrixError(msg, remedy="give the folder that holds them, or install FlagRelease anew")
     return chips
 
 
@@ -80,7 +82,8 @@ class _Schema(GenerateJsonSchema):
 def _resolved(matrix: Matrix, chips: Mapping[str, Chip], cell: Cell) -> ResolvedCell:
     if cell.chip not in chips:
         msg = f"cell `{cell.id}`: unknown chip `{cell.chip}`"
-        raise UnknownNameError(msg, remedy=f"add runtime/chips/{cell.chip}.yaml; {suggest(cell.chip, chips)}")
+        place = f"add {cell.chip}.yaml to runtime/chips, or to a folder that FLAGRELEASE_CHIPS names"
+        raise UnknownNameError(msg, remedy=f"{place}; {suggest(cell.chip, chips)}")
     model = matrix.models[cell.model]
     policy, overrides = matrix.policy.of_cell(model.suite, cell.model)
     return ResolvedCell(
@@ -90,6 +93,7 @@ def _resolved(matrix: Matrix, chips: Mapping[str, Chip], cell: Cell) -> Resolved
         suite=matrix.suites[model.suite],
         policy=policy,
         overrides=overrides,
+        timeouts={**TIMEOUTS, **matrix.timeouts, **cell.timeouts},
     )
 
 
@@ -99,6 +103,27 @@ def _chips() -> Path:
 
 def _benchmarks() -> Path:
     return Path(str(files("evaluation") / "benchmarks"))
+
+
+def _chip_files() -> dict[str, Path]:
+    """File of each chip by its key: those that FlagRelease brings, and those of the setting `chips`."""
+    known, further = _files_in(_chips()), settings().chips
+    if further is None:
+        return known
+    added = _files_in(further.expanduser())
+    if twice := [f"{added[key]} and {known[key]}" for key in added if key in known]:
+        msg = f"a chip has two files: {'; '.join(twice)}"
+        raise MatrixError(msg, remedy="give your chip another key, and its file that name")
+    return known | added
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not found:
+        msg = f"{folder}: there are no chip files (<chip>.yaml) in this folder"
+        remedy = "give the folder that holds them (FLAGRELEASE_CHIPS for your own), or install FlagRelease anew"
+        raise MatrixError(msg, remedy=remedy)
+    return found
 
 
 def _names_of(folder: Path) -> set[str]:
@@ -118,7 +143,7 @@ def _cross_checks(matrix: Matrix, positions: Positions) -> Iterable[tuple[Where,
         if model.suite not in matrix.suites:
             text = f"unknown suite `{model.suite}`; {suggest(model.suite, matrix.suites)}"
             yield ("models", key, "suite"), text
-    chips = _names_of(_chips())
+    chips = _chip_files()
     seen: dict[str, int] = {}
     for index, cell in enumerate(matrix.cells):
         where: Where = ("cells", index)
@@ -129,9 +154,38 @@ def _cross_checks(matrix: Matrix, positions: Positions) -> Iterable[tuple[Where,
             yield (*where, "model"), f"unknown model `{cell.model}`; {suggest(cell.model, matrix.models)}"
         if cell.chip not in chips:
             yield (*where, "chip"), f"unknown chip `{cell.chip}`; {_chip_meant(cell.chip)}"
-        if cell.schedule:
-            faults = {"cron": cron_fault(cell.schedule.cron), "timezone": timezone_fault(cell.schedule.timezone)}
-            yield from (((*where, "schedule", key), text) for key, text in faults.items() if text)
+        yield from _schedule_faults((*where, "schedule"), cell.schedule)
+    yield from _sweep_faults(matrix)
+
+
+def _schedule_faults(where: Where, schedule: Schedule | None) -> Iterable[tuple[Where, str]]:
+    if schedule:
+        faults = {"cron": cron_fault(schedule.cron), "timezone": timezone_fault(schedule.timezone)}
+        yield from (((*where, key), text) for key, text in faults.items() if text)
+
+
+def _sweep_faults(matrix: Matrix) -> Iterable[tuple[Where, str]]:
+    """Sweeps whose schedule never comes, or that name what no cell has."""
+    if not matrix.sweeps:
+        return
+    chips = load_chips()
+    known = {
+        "chips": {name for cell in matrix.cells if cell.chip in chips for name in chips[cell.chip].names},
+        "models": {
+            name
+            for cell in matrix.cells
+            if cell.model in matrix.models
+            for name in (cell.model, matrix.models[cell.model].display.casefold())
+        },
+        "suites": {matrix.models[cell.model].suite for cell in matrix.cells if cell.model in matrix.models},
+        "tags": {tag for cell in matrix.cells for tag in cell.tags},
+    }
+    for key, sweep in matrix.sweeps.items():
+        yield from _schedule_faults(("sweeps", key, "schedule"), sweep.schedule)
+        for kind, names in known.items():
+            for index, pattern in enumerate(getattr(sweep, kind)):
+                if not fits([pattern], names):
+                    yield ("sweeps", key, kind, index), f"no cell has `{pattern}`; {suggest(pattern, names)}"
 
 
 def _chip_meant(name: str) -> str:

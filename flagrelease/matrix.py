@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from flagrelease.chip import Flagscale, SmiQuery
 from flagrelease.entry import BaselineId, Entry, Key, Sha256
 from flagrelease.policy import Policy
-from flagrelease.records import Stack
+from flagrelease.records import Stack, Stage
+from flagrelease.schedules import Schedule
+from flagrelease.sweep import Sweep
 
 
 class Licence(Entry):
@@ -144,11 +146,18 @@ class PublishedResults(Entry):
     rows: list[PublishedRow]
 
 
-class Schedule(Entry):
-    """When the cell is released by itself."""
-
-    cron: str = Field(description="minute hour day month weekday, as cron has them")
-    timezone: str = Field(default="UTC", description="for example Asia/Shanghai")
+# Hours that a stage may take where the matrix says nothing: no stage that gets on takes as long.
+TIMEOUTS: Mapping[Stage, float] = {
+    Stage.BUILD: 8,
+    Stage.CANARY: 4,
+    Stage.EVALUATE: 72,
+    Stage.ESCALATE: 24,
+    Stage.SPEED: 8,
+    Stage.DECIDE: 1,
+    Stage.CARD: 1,
+    Stage.PUBLISH: 4,
+}
+Timeouts = dict[Annotated[Stage, Field(strict=False)], Annotated[float, Field(gt=0, le=8760)]]
 
 
 class Cell(Entry):
@@ -177,6 +186,9 @@ class Cell(Entry):
     names: Names = Names()
     published: PublishedResults | None = None
     schedule: Schedule | None = None
+    timeouts: Timeouts = Field(
+        default_factory=dict, description="hours after which a stage of this cell is ended, where not those of all"
+    )
 
     @property
     def id(self) -> str:
@@ -277,6 +289,12 @@ class Matrix(Entry):
     suites: dict[Key, list[Key]] = Field(description="benchmarks that are asked together")
     models: dict[Key, Model] = Field(description="what is released")
     cells: list[Cell] = Field(description="models on chips, each named <model>-<chip>")
+    sweeps: dict[Key, Sweep] = Field(
+        default_factory=dict, description="releases of many cells together; `all` is there without being named"
+    )
+    timeouts: Timeouts = Field(
+        default_factory=dict, description="hours after which a stage is ended, where not the ones that are built in"
+    )
 
     @field_validator("version", mode="before")
     @classmethod
@@ -300,6 +318,7 @@ class ResolvedCell(Entry):
     suite: list[Key]
     policy: Policy = Field(description="as it holds for this cell")
     overrides: list[str] = Field(default_factory=list, description="what in the policy is the cell's own, and why")
+    timeouts: Timeouts = Field(default_factory=dict, description="hours after which a stage is ended; of every stage")
 
     @property
     def id(self) -> str:

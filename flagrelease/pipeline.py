@@ -7,8 +7,10 @@ and the keys of the stages before it. Keys are known before anything runs, so a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from flagrelease.errors import StoreError
 from flagrelease.records import Artefact, Stage, digest
 from flagrelease.store import FinishedStage, Store
 
@@ -21,7 +23,7 @@ STAGE_VERSIONS: Mapping[Stage, int] = {
     Stage.SPEED: 1,
     Stage.DECIDE: 2,
     Stage.CARD: 1,
-    Stage.PUBLISH: 1,
+    Stage.PUBLISH: 2,
 }
 UPSTREAM: Mapping[Stage, tuple[Stage, ...]] = {
     Stage.BUILD: (),
@@ -54,8 +56,8 @@ class Plan(NamedTuple):
         return digest([self.keys[stage] for stage in Stage])
 
 
-def plan(inputs: Mapping[Stage, Mapping[str, Any]]) -> Plan:
-    """Chain the stages' own inputs (JSON values) into keys."""
+def plan(inputs: Mapping[Stage, Mapping[str, Any]], salt: str | None = None) -> Plan:
+    """Chain the stages' own inputs (JSON values) into keys; a `salt` gives other keys to the same inputs."""
     keys: dict[Stage, str] = {}
     for stage in Stage:
         keys[stage] = digest(
@@ -64,6 +66,7 @@ def plan(inputs: Mapping[Stage, Mapping[str, Any]]) -> Plan:
                 "version": STAGE_VERSIONS[stage],
                 "inputs": inputs[stage],
                 "upstream": [keys[before] for before in UPSTREAM[stage]],
+                **({} if salt is None else {"salt": salt}),
             }
         )
     return Plan(keys, inputs)
@@ -114,7 +117,9 @@ class ReleaseRun:
         try:
             output, artefacts = work()
         except BaseException as error:
-            self.store.fail_stage(self.release, stage, str(error) or type(error).__name__)
+            # Where the database is what failed, that is the error to be told.
+            with suppress(StoreError):
+                self.store.fail_stage(self.release, stage, str(error) or type(error).__name__)
             raise
         self.store.finish_stage(self.release, stage, key=key, output=output, artefacts=artefacts)
         return output

@@ -1,4 +1,4 @@
-"""Whether a schedule of the matrix can ever come: cron expressions and time zones, with their faults in words.
+"""When something starts by itself, and whether that ever comes: cron expressions, time zones, their faults in words.
 
 Only what every cron understands is accepted. Programs differ in the rest (`L`, `#`, `@daily`, seconds, ranges that
 wrap around), and Prefect accepts expressions that its scheduler then never finds a date for.
@@ -10,6 +10,9 @@ import re
 from functools import cache
 from zoneinfo import available_timezones
 
+from pydantic import Field
+
+from flagrelease.entry import Entry
 from flagrelease.yaml_misfits import nearest
 from flagrelease.yaml_text import short
 
@@ -25,6 +28,13 @@ _FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
 _DAYS = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _PART = re.compile(r"(?:\*|([a-z0-9]{1,3})(?:-([a-z0-9]{1,3}))?)(?:/0*([1-9][0-9]{0,2}))?")
 _OF_THIS_HOST = frozenset({"localtime", "Factory"})
+
+
+class Schedule(Entry):
+    """When something starts by itself."""
+
+    cron: str = Field(description="minute hour day month weekday, as cron has them")
+    timezone: str = Field(default="UTC", description="for example Asia/Shanghai")
 
 
 @cache

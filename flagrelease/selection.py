@@ -45,7 +45,7 @@ class Selection(Record):
     def matches(self, cell: ResolvedCell, newest: Newest | None = None) -> bool:
         """Whether a cell is meant; `newest` is its newest release, none where it has none."""
         return (
-            all(_any_fits(patterns, names(cell)) for _, patterns, names in self._patterns() if patterns)
+            all(fits(patterns, names(cell)) for _, patterns, names in self._patterns() if patterns)
             and not (self.stale and newest is not None and newest.state == "completed" and not newest.stale)
             and not (self.failed and (newest is None or newest.state not in {"failed", "interrupted"}))
             and not (self.changed_since and (newest is None or newest.time < self.changed_since))
@@ -59,7 +59,7 @@ class Selection(Record):
         for kind, patterns, names in self._patterns():
             known = {name for cell in cells for name in names(cell)} if patterns else set()
             for pattern in patterns:
-                if not _any_fits([pattern], known):
+                if not fits([pattern], known):
                     msg = f"no cell of the matrix has a {kind} called `{pattern}`"
                     raise UnknownNameError(msg, remedy=suggest(pattern, known))
         return [cell for cell in cells if self.matches(cell, newest.get(cell.id))]
@@ -74,5 +74,6 @@ class Selection(Record):
         )
 
 
-def _any_fits(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern.casefold()) for pattern in patterns for name in names)
+def fits(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether one of the patterns fits one of the names; capitals do not matter."""
+    return any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns for name in names)

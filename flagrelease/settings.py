@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +31,9 @@ class Settings(BaseSettings):
     matrix: Path | None = Field(
         default=None, description="matrix.yaml; by default ./matrix.yaml, then the packaged one"
     )
+    chips: Path | None = Field(
+        default=None, description="folder of further chip files (<chip>.yaml), beside those that FlagRelease brings"
+    )
     vllm: Path | None = Field(default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH")
     evalscope: Path | None = Field(
         default=None, description="the evalscope command; by default .venv-evalscope/bin/evalscope, then PATH"
@@ -47,6 +51,24 @@ class Settings(BaseSettings):
     wheels: Path | None = Field(
         default=None, description="folder of wheels for images that no package index has, such as a vendor's"
     )
+
+    hubs: list[Literal["huggingface", "modelscope"]] = Field(
+        default_factory=list, description='hubs to publish to, beside the folder: ["huggingface", "modelscope"]'
+    )
+    hub_namespaces: list[str] = Field(
+        default_factory=lambda: ["FlagRelease"], description="organisations to publish in; nothing goes elsewhere"
+    )
+    hub_endpoints: list[str] = Field(
+        default_factory=lambda: ["https://huggingface.co", "https://modelscope.cn", "https://www.modelscope.cn"],
+        description="addresses that may get a token; a mirror is not one of them",
+    )
+    huggingface_endpoint: str = Field(default="https://huggingface.co", description="address of Hugging Face")
+    huggingface_token: SecretStr | None = Field(default=None, description="by default what huggingface_hub finds")
+    huggingface_pull_requests: bool = Field(
+        default=False, description="open pull requests, for a token that may not write to main"
+    )
+    modelscope_endpoint: str = Field(default="https://modelscope.cn", description="address of ModelScope")
+    modelscope_token: SecretStr | None = Field(default=None, description="by default what modelscope-hub finds")
 
     @property
     def home_path(self) -> Path:

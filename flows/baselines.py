@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ from flagrelease.store.database import check_writable
 from flagrelease.yaml_file import suggest
 from flows import serving
 from flows.job import OUTPUT_MIB, Job, make_job, measured_inputs, preflight
-from flows.locks import alone
+from flows.locks import alone, devices
 from flows.session import open_store
 from runtime.launch.interface import Log, Server
 from runtime.preflight import check_host
@@ -139,13 +139,15 @@ def first_pass(run: BaselineRun) -> FirstPass:
 
     def work() -> FirstPass:
         with _served(run, run.job) as server:
-            evaluation = _ask(run, run.job, server, "first")
-            texts = _canary_texts(run, server)
+            with _devices(run, "first pass"):
+                evaluation = _ask(run, run.job, server, "first")
+                texts = _canary_texts(run, server)
             policy = run.job.cell.policy.speed
             speed = None
             if policy is not None:
                 try:
-                    speed = serving.measure_speed(run.job, server, policy, run.host.work_path, run.log)
+                    with _devices(run, "speed", exclusive=True):
+                        speed = serving.measure_speed(run.job, server, policy, run.host.work_path, run.log)
                 except PreflightError as error:
                     run.log(f"speed: not measured: {error.message}")
         return FirstPass(evaluation=evaluation.model_copy(update={"speed": speed}), texts=texts)
@@ -158,7 +160,7 @@ def second_pass(run: BaselineRun, first: FirstPass) -> Evaluation:
 
     def work() -> Evaluation:
         run.log(f"A/A: the same questions again, {run.how}")
-        with _served(run, run.again) as server:
+        with _served(run, run.again) as server, _devices(run, "A/A pass"):
             again = _ask(run, run.again, server, "again")
             canary = None
             if first.texts is not None:
@@ -199,6 +201,10 @@ def _again(job: Job, host: Settings) -> Job:
             f"{', '.join(type(job.engine.settings({})).model_fields)}",
         ) from error
     return replace(job, engine_settings=settings)
+
+
+def _devices(run: BaselineRun, what: str, *, exclusive: bool = False) -> AbstractContextManager[None]:
+    return devices(run.host.work_path / "locks", run.job.cell.chip.key, what, run.log, exclusive=exclusive)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from flagrelease import __version__
 from flagrelease.card.data import NotRun
 from flagrelease.card.names import card_names
 from flagrelease.card.render import template_sha256
-from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError
+from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError, UnknownNameError
 from flagrelease.evidence import EvidenceFolder
 from flagrelease.loading import load_chips, load_matrix, resolve
-from flagrelease.matrix import ResolvedCell
+from flagrelease.matrix import Matrix, ResolvedCell
 from flagrelease.pipeline import Plan, plan
+from flagrelease.provenance.keys import signing_key
 from flagrelease.publish.folder import FolderPublisher
 from flagrelease.records import CellImage, Provenance, Stage, digest
 from flagrelease.settings import Settings
 from flagrelease.store.database import check_writable
+from flagrelease.yaml_file import nearest
 from runtime import weights
 from runtime.engines import ENGINES
 from runtime.engines import engine as engine_named
@@ -35,6 +38,8 @@ from runtime.preflight import check_host
 
 HOME_MIB = 50
 OUTPUT_MIB = 5
+# When a cell is released, how it is grouped, and how long it may take, stands on no card.
+NO_FACTS: Mapping[str, Any] = {"cell": {"tags", "schedule", "timeouts"}, "timeouts": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,12 @@ class Job:
     not_run: list[NotRun]
     image_inputs: dict[str, Any] | None
     """What decides the image that the server runs in; none: it is a process of this host."""
+    publish: bool = True
+    """Whether what the gate lets out is published."""
+    hubs: Sequence[str] = ()
+    """Names of the hubs that it is published to, beside the folder."""
+    salt: str | None = None
+    """Where nothing is to be reused: which run it is that does everything anew."""
 
     @property
     def engine_version(self) -> str:
@@ -79,12 +90,40 @@ class Job:
         return card_names(self.cell).repository
 
 
-def make_job(cell_id: str, engine_name: str | None, host: Settings) -> Job:
+def make_job(
+    cell_id: str,
+    engine_name: str | None,
+    host: Settings,
+    *,
+    suite: str | None = None,
+    repeats: int | None = None,
+    publish: bool = True,
+    salt: str | None = None,
+) -> Job:
     """Read the matrix and say what a release of the cell is; writes nothing.
 
-    Raises MatrixError, UnknownNameError, PreflightError.
+    `suite`: another one of the matrix than the model's; `repeats`: instead of each benchmark's own; `salt`: nothing is
+    reused but what was made with the same one. Raises MatrixError, UnknownNameError, PreflightError.
     """
-    return job_of(resolve(load_matrix(host.matrix_path), load_chips(), cell_id), engine_name, host)
+    matrix = load_matrix(host.matrix_path)
+    cell = resolve(matrix, load_chips(), cell_id)
+    job = job_of(cell if suite is None else _with_suite(matrix, cell, suite), engine_name, host)
+    benchmarks = [one if repeats is None else one.model_copy(update={"repeats": repeats}) for one in job.benchmarks]
+    return replace(job, benchmarks=benchmarks, publish=publish, salt=salt)
+
+
+def _with_suite(matrix: Matrix, cell: ResolvedCell, suite: str) -> ResolvedCell:
+    """The cell where its model has another suite, with that suite's policy."""
+    if suite not in matrix.suites:
+        close = nearest(suite, sorted(matrix.suites))
+        raise UnknownNameError(
+            f"the matrix has no suite `{suite}`",
+            remedy=f"{f'did you mean `{close}`? ' if close else ''}Its suites are: {', '.join(sorted(matrix.suites))}",
+        )
+    policy, overrides = matrix.policy.of_cell(suite, cell.cell.model)
+    model = cell.model.model_copy(update={"suite": suite})
+    changed = {"model": model, "suite": matrix.suites[suite], "policy": policy, "overrides": overrides}
+    return cell.model_copy(update=changed)
 
 
 def job_of(
@@ -127,6 +166,7 @@ def job_of(
         benchmarks=run,
         not_run=not_run,
         image_inputs=planned(cell, host) if cell.container else None,
+        hubs=host.hubs,
     )
 
 
@@ -136,6 +176,8 @@ def preflight(job: Job, host: Settings) -> None:
     for benchmark in job.benchmarks:
         require_questions(benchmark)
     EvidenceFolder(host.evidence_url)
+    # A key that cannot be used is told before hours of evaluation.
+    signing_key(host.home_path)
     check_writable(host.home_path, HOME_MIB, StoreError)
     check_writable(host.output_path, OUTPUT_MIB, OutputError)
 
@@ -193,11 +235,16 @@ def make_plan(job: Job) -> Plan:
             Stage.DECIDE: {**judged, "overrides": cell.overrides},
             Stage.CARD: {
                 "template": template_sha256(),
-                # When a cell is released, and how it is grouped, stands on no card.
-                "facts": digest(cell.model_dump(mode="json", exclude={"cell": {"tags", "schedule"}})),
+                "facts": digest(cell.model_dump(mode="json", exclude=NO_FACTS)),
             },
-            Stage.PUBLISH: {"publisher": FolderPublisher.name, "target": job.target},
-        }
+            Stage.PUBLISH: {
+                "publisher": FolderPublisher.name,
+                "target": job.target,
+                **({"hubs": sorted(job.hubs)} if job.hubs else {}),
+                **({} if job.publish else {"publish": False}),
+            },
+        },
+        job.salt,
     )
 
 

@@ -42,10 +42,11 @@ _WHAT = {
     "facts": "facts on the card",
     "publisher": "publisher",
     "target": "publication's place",
+    "publish": "whether it is published",
 }
 _RANK = {what: place for place, what in enumerate(_WHAT.values())}
 # On no card, so no fact of one.
-_NO_FACTS = (("cell", "tags"), ("cell", "schedule"))
+_NO_FACTS = {("cell", "tags"), ("cell", "schedule"), ("cell", "timeouts"), ("timeouts",)}
 # Keys of the image's inputs that the matrix and the chip files call otherwise, or that are not theirs.
 _IMAGE_WORDS = {"base": "base image", "chip_display": "the chip's name", "image": "container"}
 
@@ -97,7 +98,7 @@ def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return [
         _worded(what, ".".join(path[1:] if path[0] == "cell" and len(path) > 1 else path), before, after)
         for path, before, after in differences(old, new)
-        if path[:2] not in _NO_FACTS
+        if not {path[:1], path[:2]} & _NO_FACTS
     ]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC
 from pathlib import Path
 
 from flagrelease.evidence import EvidenceFolder
-from flagrelease.records import BenchmarkVerdict, GateResult, Publication
+from flagrelease.records import BenchmarkVerdict, CellImage, GateResult, Publication, Stage
 from flagrelease.settings import Settings
 from flagrelease.store import Store
-from flagrelease.store.queries import ImportedFrom, ReleaseView, release_view
+from flagrelease.store.queries import ImportedFrom, ReleaseView, StageView, release_view
 
 HEADER = ("Benchmark", "n", "Baseline", "Candidate", "Difference", "90 % interval", "Verdict")
 
@@ -56,23 +59,53 @@ def said(gate: GateResult) -> list[str]:
     return [*lines, *(f"note: {warning}" for warning in gate.warnings)]
 
 
-def release_report(release: int, host: Settings) -> str:
-    """Stages, times and places of a release as Markdown."""
-    store = Store.open(host.store_url)
-    try:
+def release_report(release: int, host: Settings, reasons: Mapping[Stage, str] | None = None) -> str:
+    """Stages, times, errors and places of a release as Markdown; `reasons`: why each stage was run or reused."""
+    with closing(Store.open(host.store_url)) as store:
         view = release_view(store, release)
-    finally:
-        store.close()
+        image = _image(store, view)
     if view.imported:
         return _import_report(view, view.imported)
+    header = ["Stage", "State", "Time", "From", *(["Why"] if reasons else [])]
+    rows = [_stage_cells(stage) for stage in view.stages]
+    reached = {stage.stage for stage in view.stages}
+    rows += [[stage, "not reached", "", ""] for stage in reasons or () if stage not in reached]
+    if reasons:
+        rows = [[*row, _cell(reasons.get(Stage(row[0]), ""))] for row in rows]
     lines = [f"Release {view.id} of `{view.cell}` through {view.engine}: {view.state}", ""]
-    lines += ["| Stage | State | Time | From |", "|---|---|---|---|"]
-    for stage in view.stages:
-        origin = f"release {stage.reused_from}" if stage.reused_from else "this release"
-        time = f"{stage.seconds:.1f} s" if stage.seconds is not None and not stage.reused_from else ""
-        lines.append(f"| {stage.stage} | {stage.state} | {time} | {origin} |")
-    lines += ["", *(f"- {name}: `{place}`" for name, place in places(view, host).items())]
-    return "\n".join(lines)
+    lines += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += _errors(view)
+    where = {**({"image": image} if image else {}), **places(view, host)}
+    return "\n".join([*lines, "", *(f"- {name}: `{place}`" for name, place in where.items())])
+
+
+def _stage_cells(stage: StageView) -> list[str]:
+    origin = f"release {stage.reused_from}" if stage.reused_from else "this release"
+    time = f"{stage.seconds:.1f} s" if stage.seconds is not None and not stage.reused_from else ""
+    return [stage.stage, stage.state, time, origin]
+
+
+def _errors(view: ReleaseView) -> list[str]:
+    """Why stages failed, in full; what failed outside of them as well."""
+    failed = {f"The stage {stage.stage}": stage.error for stage in view.stages if stage.state == "failed"}
+    if view.error and view.error not in failed.values():
+        failed["The release"] = view.error
+    return [
+        line for what, error in failed.items() for line in ("", f"{what} failed:", "", "```text", error or "", "```")
+    ]
+
+
+def _cell(text: str) -> str:
+    """Text in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _image(store: Store, view: ReleaseView) -> str | None:
+    """The image that the release was served from; none: a process of a host."""
+    key = next((stage.key for stage in view.stages if stage.stage is Stage.BUILD), None)
+    built = store.finished_stage(Stage.BUILD, key) if key else None
+    return CellImage.model_validate(built.output["image"]).reference if built and "image" in built.output else None
 
 
 def _import_report(view: ReleaseView, origin: ImportedFrom) -> str:
@@ -90,15 +123,31 @@ def _import_report(view: ReleaseView, origin: ImportedFrom) -> str:
 
 
 def places(view: ReleaseView, host: Settings) -> dict[str, str]:
-    """Where the release's card, publications, evidence and results lie."""
+    """Where the release's card, publications, evidence, results, and on this host its logs lie."""
     if view.imported:
         return {"results": f"flagrelease show {view.id}"}
     evidence = EvidenceFolder(host.evidence_url)
     found = {"card": str(host.output_path / view.cell / "README.md")}
     found |= {f"published ({p.publisher})": _place(p, host) for p in view.publications}
     found |= {f"evidence: {artefact.name}": evidence.path(artefact.sha256) for artefact in view.artefacts}
+    found |= {name: str(path) for name, path in _logs(view, host) if path.exists()}
     found["results"] = f"flagrelease show {view.id}"
     return found
+
+
+def _logs(view: ReleaseView, host: Settings) -> Iterator[tuple[str, Path]]:
+    """What a release leaves in the work folder of its host, finished or not, where it was not removed since."""
+    # SQLite keeps no time zone.
+    began = (view.started_at if view.started_at.tzinfo else view.started_at.replace(tzinfo=UTC)).timestamp()
+    logs = sorted((host.work_path / "logs").glob(f"{view.cell}-{view.engine}-[0-9]*T[0-9]*.log"))
+    if logs and logs[-1].stat().st_mtime >= began:
+        yield "log of the server", logs[-1]
+    speed = host.work_path / "speed" / f"{view.cell}-{view.engine}"
+    if any(stage.stage is Stage.SPEED and not stage.reused_from for stage in view.stages):
+        yield "runs of the load generator", speed
+    for stage in view.stages:
+        if stage.stage in (Stage.EVALUATE, Stage.ESCALATE):
+            yield f"answers so far ({stage.stage})", host.work_path / "answers" / stage.key[:16]
 
 
 def _place(publication: Publication, host: Settings) -> str:

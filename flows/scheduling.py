@@ -141,6 +141,10 @@ class Schedule:
             pending[work.pool][work.id] = work
         return pending
 
+    def __contains__(self, work_id: str) -> bool:
+        """Whether the work is one of this schedule."""
+        return work_id in self._works
+
     def ready(self) -> list[Work]:
         """Works to start now, no more than there are free slots; the same again until `started` is told."""
         fitting = self._fitting()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from flagrelease import __version__
 from flagrelease.card.build import Snapshot
-from flagrelease.errors import PublishError
+from flagrelease.errors import PublishError, StoreError
 from flagrelease.evidence import EvidenceFolder
 from flagrelease.pipeline import ReleaseRun
 from flagrelease.publish.folder import FolderPublisher
+from flagrelease.publish.hub import HubPublisher
+from flagrelease.publish.hub_calls import HubUnavailableError
+from flagrelease.publish.interface import Publisher
 from flagrelease.records import Stage
 from flagrelease.settings import Settings, settings
 from flagrelease.store import Store
+from flows.hubs import hubs_of
 from flows.job import Job, make_plan
-from flows.locks import alone
+from flows.locks import SharedLock, alone
 from flows.serving import typed_lines
+from flows.stage_reasons import stage_reasons
 from runtime.launch.interface import Log
 
 
@@ -30,32 +35,45 @@ class Session:
     store: Store
     evidence: EvidenceFolder
     publisher: FolderPublisher
+    hubs: Sequence[HubPublisher]
+    """Further places; the folder always gets what they get."""
     run: ReleaseRun
     log: Log
+    lock: SharedLock
+    reasons: Mapping[Stage, str]
+    """What was to become of each stage, and why, when the run began."""
 
     @property
     def release(self) -> int:
         """Id of the release."""
         return self.run.release
 
+    def hold(self) -> None:
+        """Make sure that no other host releases the cell; raises PreflightError where one does."""
+        self.lock.hold()
+
     def published(self) -> bool:
         """Whether what the stage `publish` did still stands."""
         key = self.run.key(Stage.PUBLISH)
-        return still_published(self.store, self.publisher, key, self.release, self.job.target)
+        return still_published(self.store, [self.publisher, *self.hubs], key, self.release, self.job.target)
 
 
-def still_published(store: Store, publisher: FolderPublisher, key: str, release: int, target: str) -> bool:
-    """Whether what the stage `publish` with this key did for a release still stands."""
+def still_published(store: Store, publishers: Sequence[Publisher], key: str, release: int, target: str) -> bool:
+    """Whether what the stage `publish` with this key did for a release still stands, at every place."""
     done = store.finished_stage(Stage.PUBLISH, key)
-    return done is not None and (not done.output["published"] or publication_stands(store, publisher, release, target))
+    return done is not None and (
+        not done.output["published"] or all(publication_stands(store, one, release, target) for one in publishers)
+    )
 
 
-def publication_stands(store: Store, publisher: FolderPublisher, release: int, target: str) -> bool:
+def publication_stands(store: Store, publisher: Publisher, release: int, target: str) -> bool:
     """Whether the target holds what this release, or a newer one, published there."""
     try:
         current = publisher.current(target)
+    except HubUnavailableError:
+        raise
     except PublishError:
-        # Somebody changed what is there; publishing again puts it right.
+        # Somebody changed what is there; publishing again puts it right, or says why it may not.
         return False
     return current is not None and store.newest_publisher_of(current.target, current.revision) >= release
 
@@ -72,13 +90,18 @@ def publisher_of(host: Settings) -> FolderPublisher:
 
 @contextmanager
 def open_session(job: Job, log: Log) -> Iterator[Session]:
-    """Begin or resume the release of the job; an exception inside is recorded as its failure."""
-    host = settings()
-    the_plan = make_plan(job)
+    """Begin or resume the release of the job; an exception inside is recorded as its failure.
+
+    Raises PreflightError where another process, or another host that has the same database, releases the cell.
+    """
+    host, what = settings(), f"releasing {job.cell.id}"
+    the_plan, publisher, hubs = make_plan(job), publisher_of(host), hubs_of(host, log)
     with (
-        alone(host.work_path / "locks" / f"{job.cell.id}.lock", f"releasing {job.cell.id}"),
+        alone(host.work_path / "locks" / f"{job.cell.id}.lock", what),
         closing(open_store(host)) as store,
+        closing(SharedLock(host.store_url, what)) as lock,
     ):
+        lock.hold()
         snapshot = Snapshot(
             cell=job.cell,
             engine=job.engine.name,
@@ -86,6 +109,14 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
             displays={benchmark.key: benchmark.display for benchmark in job.benchmarks},
             not_run=job.not_run,
             serve=typed_lines(job) if job.cell.container else [],
+        )
+        reasons = stage_reasons(
+            store,
+            job,
+            the_plan,
+            lambda release: still_published(
+                store, [publisher, *hubs], the_plan.keys[Stage.PUBLISH], release, job.target
+            ),
         )
         release = store.begin_release(
             cell=job.cell.id,
@@ -100,13 +131,18 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
                 host=host,
                 store=store,
                 evidence=EvidenceFolder(host.evidence_url),
-                publisher=publisher_of(host),
+                publisher=publisher,
+                hubs=hubs,
                 run=ReleaseRun(store, release, the_plan, log),
                 log=log,
+                lock=lock,
+                reasons=reasons,
             )
         except BaseException as error:
             interrupted = not isinstance(error, Exception)
-            store.finish_release(release, "interrupted" if interrupted else "failed", str(error) or None)
+            # Where the database is what failed, that is the error to be told.
+            with suppress(StoreError):
+                store.finish_release(release, "interrupted" if interrupted else "failed", str(error) or None)
             raise
         store.finish_release(release, "completed")
 
@@ -118,6 +154,7 @@ def finished_release(job: Job, host: Settings) -> int | None:
         row = store.release_by_key(the_plan.release_key)
         if row is None or row.state != "completed":
             return None
-        stands = still_published(store, publisher_of(host), the_plan.keys[Stage.PUBLISH], row.id, job.target)
+        places: list[Publisher] = [publisher_of(host), *hubs_of(host, lambda _: None)]
+        stands = still_published(store, places, the_plan.keys[Stage.PUBLISH], row.id, job.target)
         card = host.output_path / job.cell.id / "README.md"
         return row.id if stands and card.exists() else None

@@ -19,8 +19,12 @@ from flagrelease.card.files import card_files, write_card
 from flagrelease.card.lint import errors_of, knowledge
 from flagrelease.card.lint.stored import imported_cards
 from flagrelease.errors import PublishError
+from flagrelease.evidence import EvidenceFolder
 from flagrelease.loading import load_chips, load_matrix
 from flagrelease.pipeline import StageOutput
+from flagrelease.provenance.keys import SigningKey, signing_key
+from flagrelease.provenance.publication import with_provenance
+from flagrelease.provenance.statement import content_sha256
 from flagrelease.records import (
     Artefact,
     CanaryResult,
@@ -234,19 +238,41 @@ def write(session: Session) -> Path:
 
 
 def publish(session: Session, verdict: GateResult) -> StageOutput:
-    """Publish card and evidence; a release that the gate does not let out is kept in the store only."""
+    """Publish card and evidence; what the gate does not let out, or nobody wants out, stays in the store only."""
+    if not session.job.publish:
+        session.log("publish: not published, it was asked for without")
+        return StageOutput({"published": False})
     if verdict.verdict not in PUBLISHED:
         session.log(f"publish: not published, the verdict is {verdict.verdict}")
         return StageOutput({"published": False})
-    store, release = session.store, session.release
+    store, release, target = session.store, session.release, session.job.target
+    key = signing_key(session.host.home_path)
+    if key is None:
+        session.log("publish: not signed, as this host has no key; to have one: flagrelease keys create")
+    files = published_files(store, session.evidence, release, required_baseline(session.job.cell), key)
+    _refuse_errors(session, files["README.md"].decode())
+    publication = session.publisher.publish(files, target)
+    store.record_publication(release, publication)
+    for hub in session.hubs:
+        store.record_publication(release, hub.publish(files, target))
+    return StageOutput({"published": True, "revision": publication.revision})
+
+
+def published_files(
+    store: Store, evidence: EvidenceFolder, release: int, baseline: str, key: SigningKey | None
+) -> dict[str, bytes]:
+    """Everything that is published of a release: card, evidence, and a statement of both, signed if there is a key."""
     data = card_data(store, release)
     files = card_files(measured_card(data))
-    _refuse_errors(session, files["README.md"].decode())
-    for artefact in data.evidence:
-        files[f"evidence/{artefact.name}"] = session.evidence.read(artefact.sha256)
-    publication = session.publisher.publish(files, session.job.target)
-    store.record_publication(release, publication)
-    return StageOutput({"published": True, "revision": publication.revision})
+    files |= {f"evidence/{artefact.name}": evidence.read(artefact.sha256) for artefact in data.evidence}
+    return with_provenance(store, data, files, key=key, baseline_sha256=_content_of_baseline(store, baseline))
+
+
+def _content_of_baseline(store: Store, identifier: str) -> str:
+    """Hash of everything that the baseline is, answers included."""
+    if baselines.is_imported(identifier):
+        return content_sha256(published_baseline(store, identifier))
+    return content_sha256(store.evaluation(stored_baseline(store, identifier)))
 
 
 def _refuse_errors(session: Session, text: str) -> None:

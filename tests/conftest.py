@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -66,6 +67,13 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "private_engine": (
         lambda: os.geteuid() == 0 and shutil.which("dockerd") is not None,
         "run the tests as root where dockerd is installed: infra/engine/start.sh",
+    ),
+    "compose": (
+        lambda: (
+            shutil.which("docker-compose") is not None
+            or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+        ),
+        "apt-get install docker-compose, or as root: infra/engine/start.sh",
     ),
     "registry": (_registries_answer, "as root: infra/engine/start.sh (an open and a closed registry on this host)"),
 }

@@ -12,7 +12,7 @@ import httpx
 from evaluation.concurrency import Concurrency, TransientError, ask_all
 from evaluation.harness.interface import Endpoint
 from evaluation.journal import Answer
-from flagrelease.errors import FlagReleaseError, HarnessError, ServerError
+from flagrelease.errors import FlagReleaseError, HarnessError, NoAnswerError, ServerError
 
 ROUTE = "/v1/chat/completions"
 REQUEST_TIMEOUT_S = 600
@@ -49,7 +49,7 @@ def explained(display: str, endpoint: Endpoint, error: HarnessError | TransientE
         )
     if isinstance(error, HarnessError):
         return error
-    return HarnessError(
+    return NoAnswerError(
         f"the server stopped answering while it was asked {display}: {error}",
         remedy="see its log, then run the same command again: answers so far are kept",
     )

@@ -16,7 +16,7 @@ from evaluation.concurrency import Concurrency, TransientError
 from evaluation.harness.interface import Endpoint, Measured, Progress, Question, Selection
 from evaluation.harness.offline import offline
 from evaluation.journal import Answer, Journal
-from flagrelease.errors import FlagReleaseError, HarnessError, ServerError
+from flagrelease.errors import FlagReleaseError, HarnessError, NoAnswerError, ServerError
 from flagrelease.records import BenchmarkRun, Item
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _explained(prepared: Prepared, endpoint: Endpoint | None, error: Exception) 
     if isinstance(error, FlagReleaseError):
         return error
     if isinstance(error, TransientError):
-        return HarnessError(
+        return NoAnswerError(
             f"the server stopped answering while it was asked {benchmark.display}: {error}",
             remedy="see its log, then run the same command again: answers so far are kept",
         )

@@ -21,7 +21,7 @@ from evaluation.concurrency import Concurrency, TransientError, ask_all
 from evaluation.fidelity import Decision
 from evaluation.harness.interface import Endpoint, Measured, Progress, Question, Selection
 from evaluation.journal import Answer, Journal
-from flagrelease.errors import FlagReleaseError, HarnessError, ServerError
+from flagrelease.errors import FlagReleaseError, HarnessError, NoAnswerError, ServerError
 from flagrelease.records import BenchmarkRun, Item, digest
 
 VERSION = "1"
@@ -239,7 +239,7 @@ def _explained(prepared: Prepared, endpoint: Endpoint, error: HarnessError | Tra
         )
     if isinstance(error, HarnessError):
         return error
-    return HarnessError(
+    return NoAnswerError(
         f"the server stopped answering while it was asked {display}: {error}",
         remedy="see its log, then run the same command again: answers so far are kept",
     )

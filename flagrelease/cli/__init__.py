@@ -19,9 +19,12 @@ from flagrelease.cli import (
     gate,
     image,
     inspect,
+    keys,
     matrix,
     plan,
+    publish,
     release,
+    verify,
     weights,
 )
 from flagrelease.errors import FlagReleaseError
@@ -36,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(release.release)
 app.command()(release.serve)
+app.command()(publish.publish)
 app.command()(weights.weights)
 app.command()(deploy.deploy)
 app.command()(plan.plan)
@@ -45,12 +49,14 @@ app.command()(inspect.show)
 app.command()(gate.gate)
 app.command()(gate.flips)
 app.command()(gate.compare)
+app.command()(verify.verify)
 app.add_typer(card.app, name="card")
 app.add_typer(image.app, name="image")
 app.add_typer(matrix.app, name="matrix")
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(db.app, name="db")
+app.add_typer(keys.app, name="keys")
 
 
 @cache

@@ -16,9 +16,9 @@ def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would change, and change nothing")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="remove deployments without asking")] = False,
 ) -> None:
-    """Bring Prefect to what the matrix says: a work pool for each chip, a deployment for each cell.
+    """Bring Prefect to what the matrix says: work pools, deployments of cells and sweeps, automations for dead runs.
 
-    First shows what it adds (+), changes (~) and removes (-). Before it removes something it asks; without a terminal
+    First shows what it adds (+), changes (~), removes (-). Before it removes a deployment it asks; without a terminal
     it then changes nothing and fails, unless --yes is given. A second run changes nothing.
     """
     # Prefect reports its first use to its makers otherwise.

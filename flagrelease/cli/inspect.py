@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flagrelease.sweep import SweepView
 
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
 ReleaseName = Annotated[str, typer.Argument(help="a release's number, or a cell (its newest release)")]
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show every cell of the matrix with its newest release.
+    """Show every cell of the matrix with its newest release, and what became of the newest sweep.
 
     "Lost" names the benchmarks whose loss stands when all cells are looked at together: of those named, one in twenty
     is expected to be chance (Benjamini-Hochberg).
@@ -25,17 +30,17 @@ def status(as_json: AsJson = False) -> None:
     from evaluation.accuracy import losses_over_matrix
     from flagrelease.loading import load_matrix
     from flagrelease.settings import settings
-    from flagrelease.store import Store
+    from flagrelease.store import Store, sweeps
     from flagrelease.store.queries import latest_releases
 
     host = settings()
     cells = load_matrix(host.matrix_path).cell_ids()
     store = Store.open(host.store_url)
-    newest = latest_releases(store, cells)
+    newest, sweep = latest_releases(store, cells), sweeps.newest(store)
     store.close()
     if as_json:
         views = {cell: newest[cell].model_dump(mode="json") if cell in newest else None for cell in cells}
-        typer.echo(json.dumps(views, indent=1))
+        typer.echo(json.dumps({"cells": views, "sweep": sweep.model_dump(mode="json") if sweep else None}, indent=1))
         return
     losses = losses_over_matrix({cell: view.gate for cell, view in newest.items() if view.gate})
     table = Table("Cell", "Release", "State", "Engine", "Verdict", "Lost", "When", box=None, padding=(0, 2, 0, 0))
@@ -54,7 +59,23 @@ def status(as_json: AsJson = False) -> None:
             ", ".join(losses.get(cell, [])),
             when,
         )
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    if sweep:
+        _show_sweep(console, sweep)
+
+
+def _show_sweep(console: Console, sweep: SweepView) -> None:
+    """The sweep in a few lines: when, how many cells of each state, why some were not released."""
+    from flagrelease.sweep import causes, line_of
+
+    begun = f"{sweep.started_at:%Y-%m-%d %H:%M}"
+    until = "" if sweep.finished_at is None else f" to {sweep.finished_at:%Y-%m-%d %H:%M}"
+    console.print(f"\nSweep {sweep.id}, {begun}{until}, {sweep.state}: {sweep.summary}", markup=False, highlight=False)
+    for cause in causes(sweep.outcomes):
+        console.print(f"  {line_of(cause)}", markup=False, highlight=False)
+        if cause.remedy:
+            console.print(f"    -> {cause.remedy}", markup=False, highlight=False)
 
 
 def show(name: ReleaseName, as_json: AsJson = False) -> None:

@@ -23,7 +23,19 @@ LOCAL_PREFECT = {
 EXIT_CODES = {"REGRESSED": 1, "INVALID": 3}
 
 
-def release(cell: Cell, engine: EngineName = None) -> None:
+def release(
+    cell: Cell,
+    *,
+    engine: EngineName = None,
+    suite: Annotated[str | None, typer.Option(help="ask this suite of the matrix, not the model's own")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="ask each question so often, not as each benchmark says")
+    ] = None,
+    publish: Annotated[bool, typer.Option("--publish/--no-publish", help="publish what the gate lets out")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="run every stage again, also where its result is there")
+    ] = False,
+) -> None:
     """Release a cell: build, serve, evaluate, compare with the baseline, decide, render the card, publish.
 
     What is finished is reused: a run that was interrupted goes on, and a second run does nothing.
@@ -34,9 +46,9 @@ def release(cell: Cell, engine: EngineName = None) -> None:
     from flows.session import finished_release
 
     host = settings()
-    job = make_job(cell, engine, host)
+    job = make_job(cell, engine, host, suite=suite, repeats=repeats, publish=publish)
     preflight(job, host)
-    done = finished_release(job, host)
+    done = None if force else finished_release(job, host)
     if done is not None:
         typer.echo(f"release {done} of {cell} is complete and nothing it was made from has changed: no stage was run\n")
     else:
@@ -47,7 +59,7 @@ def release(cell: Cell, engine: EngineName = None) -> None:
         from flows.release import release as flow
 
         with prefect_server(host.home_path / "prefect", typer.echo):
-            done = flow(cell=cell, engine=engine)
+            done = flow(cell, engine=engine, suite=suite, repeats=repeats, publish=publish, force=force)
         typer.echo()
     raise typer.Exit(_summary(done))
 

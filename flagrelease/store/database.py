@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,13 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
 
-from flagrelease.errors import FlagReleaseError, StoreError, StoreLockedError, StoreVersionError
+from flagrelease.errors import FlagReleaseError, StoreError, StoreLockedError, StoreLostError, StoreVersionError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_TIMEOUT_S = 5.0
+RESTART_S = 120.0
+"""A database that was there and is away is waited for so long: it is being restarted."""
+RETRY_S = 1.0
 MIGRATION_LOCK = 7_217_001
 
 
@@ -36,12 +40,38 @@ def connect(url: str) -> Engine:
     with _usable_url():
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True)
+            engine = create_engine(parsed, pool_pre_ping=True)
+            _outlive_restarts(engine)
+            return engine
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": LOCK_TIMEOUT_S})
     event.listen(engine, "connect", _sqlite_settings)
     return engine
+
+
+def _outlive_restarts(engine: Engine) -> None:
+    """Let the engine connect again to a server that it had been connected to, for as long as a restart takes.
+
+    An address at which nobody ever answered is told at once.
+    """
+    was_there = False
+
+    def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+        nonlocal was_there
+        end = time.monotonic() + RESTART_S
+        while True:
+            try:
+                connection = dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError:
+                if not was_there or time.monotonic() > end:
+                    raise
+                time.sleep(RETRY_S)
+            else:
+                was_there = True
+                return connection
+
+    event.listen(engine, "do_connect", connect)
 
 
 def connect_reading(url: str) -> Engine | None:
@@ -109,7 +139,7 @@ def translate_errors(engine: Engine) -> Iterator[None]:
                 f"no space left for the database {where}: {cause}",
                 remedy="free space, then run the same command again: finished stages are kept",
             ) from error
-        raise StoreError(
+        raise StoreLostError(
             f"the database {where} does not answer: {cause}",
             remedy="check FLAGRELEASE_STORE and that the server runs",
         ) from error

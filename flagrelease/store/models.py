@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Double, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -22,6 +22,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {  # noqa: RUF012 - read by SQLAlchemy as declared
         datetime: DateTime(timezone=True),
+        float: Double(),
         dict[str, Any]: JSON,
         list[Any]: JSON,
     }
@@ -165,3 +166,17 @@ class PublicationRow(Base):
     revision: Mapped[str] = mapped_column(String(64))
     files: Mapped[list[Any]]
     published_at: Mapped[datetime]
+
+
+class SweepRow(Base):
+    """A sweep over the matrix: what it was asked, and what became of each cell so far."""
+
+    __tablename__ = "sweeps"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(20))
+    asked: Mapped[dict[str, Any]]
+    outcomes: Mapped[list[Any]]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]

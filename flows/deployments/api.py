@@ -17,7 +17,8 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 from pydantic.fields import FieldInfo
 
-from flows.deployments.changes import Changes, Found, FoundPool, PoolChange
+from flows.deployments.automations import PREFIX
+from flows.deployments.changes import AutomationChange, Changes, Found, FoundAutomation, FoundPool, PoolChange
 from flows.deployments.server import TROUBLE, failed
 from flows.deployments.wanted import MANAGED, QUEUES, Deployment, Flow
 from runtime.launch.interface import Log
@@ -55,7 +56,7 @@ async def find_deployments(client: PrefectClient) -> list[Found]:
     return [
         _found(flow.name, one)
         for flow in flows
-        async for one in _pages(client, flows={"id": {"any_": [str(flow.id)]}}, deployments=ours)
+        async for one in _pages(client, "deployments", flows={"id": {"any_": [str(flow.id)]}}, deployments=ours)
     ]
 
 
@@ -64,18 +65,27 @@ async def find_strangers(client: PrefectClient, wanted: list[Deployment]) -> lis
     strangers = []
     for flow in sorted({one.flow for one in wanted}):
         named = {"name": {"any_": [one.name for one in wanted if one.flow == flow]}}
-        pages = _pages(client, flows={"name": {"any_": [flow]}}, deployments=named)
+        pages = _pages(client, "deployments", flows={"name": {"any_": [flow]}}, deployments=named)
         strangers += [f"{flow}/{one['name']}" async for one in pages if MANAGED not in one["tags"]]
     return strangers
 
 
-async def _pages(client: PrefectClient, **filters: Any) -> AsyncIterator[dict[str, Any]]:
-    """Deployments as the API gives them.
+async def find_automations(client: PrefectClient) -> list[FoundAutomation]:
+    """All automations whose name has our prefix, the oldest first."""
+    return [
+        FoundAutomation(UUID(one["id"]), one["name"], one["enabled"], one)
+        async for one in _pages(client, "automations", sort="CREATED_DESC")
+        if one["name"].startswith(PREFIX)
+    ][::-1]
 
-    Not as Prefect's models: in 3.8 each schedule among those reads the host's whole folder of time zones, 15 ms.
+
+async def _pages(client: PrefectClient, kind: str, **filters: Any) -> AsyncIterator[dict[str, Any]]:
+    """What Prefect has of a kind, as the API gives it.
+
+    Not as Prefect's models: in 3.8 each schedule of a deployment reads the host's whole folder of time zones, 15 ms.
     """
     seen = 0
-    while page := (await client.request("POST", "/deployments/filter", json={**filters, "offset": seen})).json():
+    while page := (await client.request("POST", f"/{kind}/filter", json={**filters, "offset": seen})).json():  # type: ignore[arg-type]
         seen += len(page)
         for one in page:
             yield one
@@ -131,8 +141,12 @@ def _steps(
         yield f"work pool {pool.pool.name}", _put_pool(client, pool)
     for one, found in wanted.put:
         yield one.full_name, _put(client, flows[one.flow], one, found)
+    for automation in wanted.automations.put:
+        yield f"automation {automation.wanted.name}", _put_automation(client, automation)
     for gone in wanted.remove:
         yield gone.deployment.full_name, _remove(client, gone.id)
+    for unwanted in wanted.automations.remove:
+        yield f"automation {unwanted.name}", client.delete_automation(unwanted.id)
 
 
 async def _put_pool(client: PrefectClient, change: PoolChange) -> None:
@@ -182,6 +196,18 @@ async def _put(client: PrefectClient, flow: UUID, wanted: Deployment, found: Fou
         "paused": found.paused if found else False,
     }
     await client.request("POST", "/deployments/", json=facts)
+
+
+async def _put_automation(client: PrefectClient, change: AutomationChange) -> None:
+    """Add an automation, or replace it; what an operator switched off stays off."""
+    runs = change.wanted.runs
+    deployments = {runs: (await client.read_deployment_by_name(runs)).id} if runs else {}
+    content = change.wanted.content(deployments)
+    if change.found:
+        facts = {**content, "enabled": change.found.enabled}
+        await client.request("PUT", "/automations/{id}", path_params={"id": change.found.id}, json=facts)
+    else:
+        await client.request("POST", "/automations/", json=content)
 
 
 async def _remove(client: PrefectClient, deployment: UUID) -> None:

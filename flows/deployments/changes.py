@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from flows.deployments.automations import Automation, differences
 from flows.deployments.wanted import QUEUES, Deployment, Pool
 
 # A longer value of a deployment is not shown, only that it differs.
@@ -74,6 +75,76 @@ class Update:
 
 
 @dataclass(frozen=True)
+class FoundAutomation:
+    """An automation that Prefect has and FlagRelease made."""
+
+    id: UUID
+    name: str
+    enabled: bool
+    content: Mapping[str, Any]
+    """As the API gives it."""
+
+
+@dataclass(frozen=True)
+class AutomationChange:
+    """An automation to add, or one that is not as it is wanted."""
+
+    wanted: Automation
+    found: FoundAutomation | None
+    parts: list[str]
+    """Those that differ."""
+
+    def __str__(self) -> str:
+        """As the plan shows it."""
+        if self.found is None:
+            return f"+ automation {self.wanted.name}"
+        return f"~ automation {self.wanted.name}: {', '.join(part.replace('_', ' ') for part in self.parts)}"
+
+
+@dataclass(frozen=True)
+class AutomationChanges:
+    """What has to happen to automations. Those of the name's prefix that are not wanted go, doubles too."""
+
+    put: list[AutomationChange]
+    remove: list[FoundAutomation]
+    unchanged: int
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.put) + len(self.remove)
+
+    def lines(self) -> Iterator[str]:
+        """One line a change, and how many there are."""
+        yield from map(str, self.put)
+        for gone in self.remove:
+            yield f"- automation {gone.name}"
+        add = sum(change.found is None for change in self.put)
+        yield (
+            f"automations: {add} to add, {len(self.put) - add} to change, {len(self.remove)} to remove, "
+            f"{self.unchanged} unchanged"
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """All that Prefect is to have."""
+
+    pools: Sequence[Pool] = ()
+    deployments: Sequence[Deployment] = ()
+    automations: Sequence[Automation] = ()
+
+
+@dataclass(frozen=True)
+class There:
+    """What Prefect has of it, and what it has of FlagRelease's besides."""
+
+    pools: Mapping[str, FoundPool] = field(default_factory=dict)
+    deployments: Sequence[Found] = ()
+    automations: Sequence[FoundAutomation] = ()
+    """The oldest first."""
+
+
+@dataclass(frozen=True)
 class Changes:
     """All that has to happen in Prefect. Pools are never removed: workers poll them."""
 
@@ -82,10 +153,11 @@ class Changes:
     update: list[Update]
     remove: list[Found]
     unchanged: int
+    automations: AutomationChanges
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self.pools) + len(self.add) + len(self.update) + len(self.remove)
+        return len(self.pools) + len(self.add) + len(self.update) + len(self.remove) + len(self.automations)
 
     @property
     def put(self) -> list[tuple[Deployment, Found | None]]:
@@ -104,33 +176,49 @@ class Changes:
             f"deployments: {len(self.add)} to add, {len(self.update)} to change, {len(self.remove)} to remove, "
             f"{self.unchanged} unchanged"
         )
+        yield from self.automations.lines()
 
 
-def changes(
-    pools: Iterable[Pool],
-    deployments: Iterable[Deployment],
-    found_pools: Mapping[str, FoundPool],
-    found: Iterable[Found],
-) -> Changes:
-    """What brings Prefect from what was found to what is wanted; by content, whoever changed it."""
-    there = {one.deployment.full_name: one for one in found}
-    changed_pools = [PoolChange(pool, found_pools.get(pool.name)) for pool in pools]
+def changes(wanted: Wanted, there: There) -> Changes:
+    """What brings Prefect from what is there to what is wanted; by content, whoever changed it."""
+    left = {one.deployment.full_name: one for one in there.deployments}
+    ids = {name: one.id for name, one in left.items()}
+    changed_pools = [PoolChange(pool, there.pools.get(pool.name)) for pool in wanted.pools]
     add, update, unchanged = [], [], 0
-    for wanted in deployments:
-        one = there.pop(wanted.full_name, None)
+    for deployment in wanted.deployments:
+        one = left.pop(deployment.full_name, None)
         if one is None:
-            add.append(wanted)
-        elif wanted.model_dump() != one.deployment.model_dump() or wanted.version != one.version:
-            update.append(Update(wanted, one))
+            add.append(deployment)
+        elif deployment.model_dump() != one.deployment.model_dump() or deployment.version != one.version:
+            update.append(Update(deployment, one))
         else:
             unchanged += 1
     return Changes(
         pools=[one for one in changed_pools if one.found is None or one.queues or one.found.slots != one.pool.slots],
         add=add,
         update=update,
-        remove=list(there.values()),
+        remove=list(left.values()),
         unchanged=unchanged,
+        automations=_automation_changes(wanted.automations, there.automations, ids),
     )
+
+
+def _automation_changes(
+    automations: Iterable[Automation], found: Iterable[FoundAutomation], deployments: Mapping[str, UUID]
+) -> AutomationChanges:
+    there: dict[str, list[FoundAutomation]] = {}
+    for one in found:
+        there.setdefault(one.name, []).append(one)
+    put, unchanged = [], 0
+    for wanted in automations:
+        named = there.get(wanted.name, [])
+        first = named.pop(0) if named else None
+        parts = differences(wanted.content(deployments), first.content) if first else []
+        if first and not parts:
+            unchanged += 1
+        else:
+            put.append(AutomationChange(wanted, first, parts))
+    return AutomationChanges(put, [one for left in there.values() for one in left], unchanged)
 
 
 def _difference(name: str, old: Any, new: Any) -> str:

@@ -14,24 +14,30 @@ from flagrelease.loading import load_chips, load_matrix, resolve_all
 from flagrelease.settings import settings
 from flows.baseline import baseline
 from flows.deployments import api, server
-from flows.deployments.changes import Changes, changes
-from flows.deployments.wanted import MANAGED, Deployment, Pool, deployments, pools
+from flows.deployments.automations import automations
+from flows.deployments.changes import Changes, There, Wanted, changes
+from flows.deployments.wanted import MANAGED, deployments, pools
+from flows.image import image
+from flows.recover import recover
 from flows.release import release
+from flows.sweep import sweep
 from runtime.launch.interface import Log
 
-FLOWS = (release, baseline)
+PUT_BACK = (release, baseline, image, sweep)
+FLOWS = (*PUT_BACK, recover)
 STRANGERS_SHOWN = 5
 
 
 def deploy(say: Log, agree: Callable[[Changes], bool]) -> None:
-    """Bring Prefect's work pools and deployments to what the matrix says.
+    """Bring Prefect's work pools, deployments and automations to what the matrix says.
 
     `say` gets a line for each change before the first is made; then they are made if `agree`.
     Raises PreflightError where no Prefect server can be used, DeployError where it is not brought to its end, and what
     is wrong with the matrix.
     """
     host = settings()
-    cells = resolve_all(load_matrix(host.matrix_path), load_chips())
+    matrix = load_matrix(host.matrix_path)
+    cells = resolve_all(matrix, load_chips())
     flows = {flow.name: api.flow_of(flow) for flow in FLOWS}
     if not PREFECT_API_URL.value():
         raise PreflightError(
@@ -39,17 +45,24 @@ def deploy(say: Log, agree: Callable[[Changes], bool]) -> None:
             remedy="start one: prefect server start; then: "
             "prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api",
         )
-    asyncio.run(_deploy(pools(cells), deployments(cells, flows, host), say, agree))
+    wanted = Wanted(
+        pools(cells),
+        deployments(cells, flows, host, suites=matrix.suites, sweeps=matrix.sweeps),
+        automations(flow.name for flow in PUT_BACK),
+    )
+    asyncio.run(_deploy(wanted, say, agree))
 
 
-async def _deploy(
-    wanted_pools: list[Pool], wanted: list[Deployment], say: Log, agree: Callable[[Changes], bool]
-) -> None:
+async def _deploy(wanted: Wanted, say: Log, agree: Callable[[Changes], bool]) -> None:
     async with get_client() as client:
         await server.check(client, say)
         try:
-            there = await api.find_pools(client, [pool.name for pool in wanted_pools])
-            plan = changes(wanted_pools, wanted, there, await api.find_deployments(client))
+            there = There(
+                await api.find_pools(client, [pool.name for pool in wanted.pools]),
+                await api.find_deployments(client),
+                await api.find_automations(client),
+            )
+            plan = changes(wanted, there)
             strangers = await api.find_strangers(client, plan.add)
         except server.TROUBLE as error:
             raise server.failed(error, "nothing was changed") from error

@@ -21,14 +21,15 @@ from docker.errors import APIError
 from pydantic import Field
 
 from flagrelease import __version__
-from flagrelease.errors import FlagReleaseError, ImageError
+from flagrelease.errors import FlagReleaseError, ImageError, RegistryError
 from flagrelease.matrix import ResolvedCell
 from flagrelease.records import Record
 from flagrelease.settings import CHECKOUT, Settings
 from runtime.docker_engine import engine_error, engine_errors, explanation, gone
 from runtime.image.base import BaseImage, find_base
 from runtime.image.dockerfile import KEY_LABEL, ImageInputs, image_files, render
-from runtime.image.recipe import Recipe, recipe, repository, tag
+from runtime.image.recipe import Recipe, recipe, repository, shared_name, tag
+from runtime.image.registry import pull
 from runtime.image.wheels import Wheels, fetch
 from runtime.launch.interface import Log
 
@@ -87,7 +88,7 @@ def build_image(
         files={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in image_files(wanted).items()},
     )
     with _one_builder(host.work_path / "images" / f"{inputs.key}.lock", log):
-        found = find(client, inputs.key)
+        found = find(client, inputs.key) or _of_another_host(client, wanted, inputs.key, host, log)
         reused = found is not None
         if found is None:
             log(f"build: {name}, content key {inputs.key[:12]}")
@@ -123,6 +124,20 @@ def find(client: docker.DockerClient, key: str) -> dict[str, Any] | None:
             if re.search(r"(^|\s)LABEL\s", last):
                 return dict(image.attrs)
     return None
+
+
+def _of_another_host(
+    client: docker.DockerClient, wanted: Recipe, key: str, host: Settings, log: Log
+) -> dict[str, Any] | None:
+    """The image of this content key, pulled from where another host pushed it; none: it is to be built here."""
+    if host.registry is None:
+        return None
+    try:
+        pull(client, shared_name(wanted.chip, key, host.registry), host, log)
+    except RegistryError as error:
+        log(f"build: no other host's image of the same inputs: {error.message}")
+        return None
+    return find(client, key)
 
 
 def _build(client: docker.DockerClient, prepared: _Prepared, cells: Sequence[str], log: Log) -> dict[str, Any]:

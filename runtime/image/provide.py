@@ -18,7 +18,7 @@ from flagrelease.settings import Settings, data_path
 from runtime.docker_engine import LONG_S, connect, engine_errors
 from runtime.image.build import BuiltImage, build_image
 from runtime.image.dockerfile import image_files
-from runtime.image.recipe import Pin, canonical, recipe, registry_prefix, sharing
+from runtime.image.recipe import Pin, canonical, recipe, registry_prefix, shared_name, sharing
 from runtime.image.registry import PushedImage, pull, push
 from runtime.image.sbom import bill_of_materials
 from runtime.launch.interface import Log
@@ -48,6 +48,8 @@ def provide(client: docker.DockerClient, cell: ResolvedCell, host: Settings, log
     built = build_image(client, cell, host, log, sharing(cell, cells, host.base_images))
     listed = bill_of_materials(client, built.id, built.repository.rpartition("/")[2])
     pushed = push(client, built.name, host, log) if send else None
+    if send and host.registry:
+        share(client, built, shared_name(cell.chip.key, built.key, host.registry), host, log)
     image = CellImage(
         name=built.name,
         id=built.id,
@@ -57,6 +59,13 @@ def provide(client: docker.DockerClient, cell: ResolvedCell, host: Settings, log
         versions=_versions(listed, recipe(cell, host.base_images).pins),
     )
     return Provided(image, built, pushed, {"Dockerfile": built.dockerfile.encode(), "sbom.cdx.json": listed})
+
+
+def share(client: docker.DockerClient, built: BuiltImage, name: str, host: Settings, log: Log) -> None:
+    """Push an image under the name by which the chip's other hosts find it, whichever cell they need it for."""
+    with engine_errors(f"naming {name}"):
+        client.api.tag(built.id, name, force=True)
+    push(client, name, host, log)
 
 
 def image_of(cell: ResolvedCell, host: Settings, log: Log, *, send: bool) -> Provided:

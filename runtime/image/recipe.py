@@ -154,6 +154,11 @@ def repository(cell: ResolvedCell, registry: str | None) -> str:
     return f"{registry_prefix(registry)}/{name}" if registry else name
 
 
+def shared_name(chip: str, key: str, registry: str) -> str:
+    """Name and tag by which hosts of a chip find what one of them has built, whichever cell it was built for."""
+    return f"{registry_prefix(registry)}/flagrelease_{chip}:{key[:16]}"
+
+
 def registry_prefix(registry: str) -> str:
     """`registry` as it stands in names of images; raises RegistryError where it cannot."""
     host, _, path = registry.rstrip("/").partition("/")

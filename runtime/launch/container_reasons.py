@@ -7,11 +7,18 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flagrelease.errors import FlagReleaseError, PortError, PreflightError, ServerError, WeightsError
+from flagrelease.errors import (
+    FlagReleaseError,
+    PortError,
+    PreflightError,
+    ServerError,
+    ServerSettingsError,
+    WeightsError,
+)
 from runtime.docker_engine import engine_error
 from runtime.launch.container_spec import ContainerSpec
 
-_NOT_INVOKED, _NOT_FOUND, _SIGNALLED = 126, 127, 128
+_NOT_UNDERSTOOD, _NOT_INVOKED, _NOT_FOUND, _SIGNALLED = 2, 126, 127, 128
 _TAKEN = re.compile(r"address already in use|port is already allocated|EADDRINUSE|\[Errno 98\]", re.IGNORECASE)
 _ABSENT = re.compile(r"no such file|not found|does not exist|failed to open|repo id must be|not a valid", re.IGNORECASE)
 
@@ -59,7 +66,9 @@ def _by_code(code: int, container: ContainerSpec) -> Reason:
     if code in {_NOT_FOUND, _NOT_INVOKED}:
         how = "was not found" if code == _NOT_FOUND else "may not be executed"
         return Reason(
-            f"ended because a command {how}", f"use an image that has what the log names; {container.image} does not"
+            f"ended because a command {how}",
+            f"use an image that has what the log names; {container.image} does not",
+            ServerSettingsError,
         )
     if code > _SIGNALLED:
         number = code - _SIGNALLED
@@ -72,6 +81,13 @@ def _by_code(code: int, container: ContainerSpec) -> Reason:
         return Reason(
             "ended without an error: its command is none that goes on serving",
             "let the container's command be the server itself, in the foreground",
+            ServerSettingsError,
+        )
+    if code == _NOT_UNDERSTOOD:
+        return Reason(
+            "did not take its arguments (exit code 2)",
+            "correct the engine's settings by what the log says before the end",
+            ServerSettingsError,
         )
     return Reason(f"crashed with exit code {code}", "see what the log says before the end")
 

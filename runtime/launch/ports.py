@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from flagrelease.errors import PortError, ServerError
+from flagrelease.errors import PortError, ServerSettingsError
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -24,7 +24,7 @@ def require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise ServerError(
+                raise ServerSettingsError(
                     f"cannot listen on {host}:{port}: {error.strerror or error}",
                     remedy="give an address of this host with --host",
                 ) from error

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from flagrelease.errors import ServerError
+from flagrelease.errors import ServerError, ServerSettingsError
 from runtime.launch.interface import Log, ServerSpec
 from runtime.launch.owner import Owner, start_time, this_process
 from runtime.launch.ports import free_port, require_free
@@ -27,6 +27,8 @@ __all__ = ["ProcessLauncher", "ProcessServer", "free_port", "indent", "last_line
 GUARD = Path(__file__).with_name("guard.py")
 STOP_TIMEOUT_S = 20.0
 SIGNALLED = 128
+NOT_UNDERSTOOD = frozenset({2, 126, 127})
+"""Exit codes of a command that did not take its arguments, may not be executed, or is not there."""
 
 
 def start_guarded(argv: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
@@ -96,7 +98,8 @@ class ProcessServer:
 
     def death(self, waited_s: float) -> ServerError:
         """The error to raise where the server ended while it was loading."""
-        return ServerError(
+        kind = ServerSettingsError if self._process.poll() in NOT_UNDERSTOOD else ServerError
+        return kind(
             f"the server of {self._cell} died while loading after {waited_s:.0f} s: {self.exit_reason()}",
             remedy=f"the whole log: {self.log_path}",
         )

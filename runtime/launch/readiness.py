@@ -8,7 +8,7 @@ from typing import Protocol
 
 import httpx
 
-from flagrelease.errors import FlagReleaseError, ServerError
+from flagrelease.errors import FlagReleaseError, ServerError, ServerSettingsError
 from runtime.launch.interface import Log, ServerSpec
 
 LAST_LINES = 15
@@ -76,7 +76,7 @@ def _answers(client: httpx.Client, spec: ServerSpec) -> bool:
     except (ValueError, LookupError, TypeError):
         text = ""
     if not text.strip() or "\ufffd" in text:
-        raise ServerError(
+        raise ServerSettingsError(
             f"the server of {spec.cell} answers a completion with HTTP {answer.status_code} and no sane text: "
             f"{answer.text[:200]!r}",
             remedy=f"the model or the engine's settings are broken; see {spec.log_path}",

@@ -68,6 +68,8 @@ def matrix(server: SyncPrefectClient, home: Path, monkeypatch: pytest.MonkeyPatc
     """Two cells on two chips, one of them scheduled; and a Prefect without deployments."""
     for one in server.read_deployments():
         server.delete_deployment(one.id)
+    for automation in server.read_automations():
+        server.delete_automation(automation.id)
     path = home / "matrix.yaml"
     monkeypatch.setenv("FLAGRELEASE_MATRIX", str(path))
     settings.cache_clear()
@@ -83,17 +85,24 @@ def there(server: SyncPrefectClient) -> dict[str, DeploymentResponse]:
     return {f"{flows[one.flow_id]}/{one.name}": one for one in server.read_deployments()}
 
 
-def summary(add: int, change: int, remove: int, unchanged: int) -> str:
-    return f"deployments: {add} to add, {change} to change, {remove} to remove, {unchanged} unchanged"
+def summary(add: int, change: int, remove: int, unchanged: int, what: str = "deployments") -> str:
+    return f"{what}: {add} to add, {change} to change, {remove} to remove, {unchanged} unchanged"
+
+
+# Two cells, a baseline and an image in each of their pools, a sweep, and what puts dead runs back.
+ALL = 8
+NOTHING = [summary(0, 0, 0, ALL), summary(0, 0, 0, 3, "automations")]
 
 
 def test_the_first_run_adds_and_the_second_changes_nothing(server: SyncPrefectClient, matrix: Matrix) -> None:
     offset = spread(SCHEDULE["cron"], "qwen3-metax")[1]
     said = matrix.deploy()
     assert f"+ release/qwen3-metax: {offset} 2 * * 6 Asia/Shanghai, {offset} min after 0 2 * * 6" in said
-    assert summary(4, 0, 0, 0) in said
+    assert summary(ALL, 0, 0, 0) in said
+    assert summary(3, 0, 0, 0, "automations") in said
     first = there(server)
-    assert set(first) == {*(f"release/{name}" for name in CELLS), "baseline/cpu", "baseline/metax"}
+    by_chip = {f"{flow}/{chip}" for flow in ("baseline", "image") for chip in ("cpu", "metax")}
+    assert set(first) == {*(f"release/{name}" for name in CELLS), *by_chip, "sweep/all", "recover/crashed"}
     found = first["release/qwen3-metax"]
     assert (found.work_pool_name, found.work_queue_name, found.parameters) == ("metax", "default", {"cell": found.name})
     assert found.pull_steps == []
@@ -101,8 +110,10 @@ def test_the_first_run_adds_and_the_second_changes_nothing(server: SyncPrefectCl
     assert schedule.active
     assert isinstance(schedule.schedule, CronSchedule)
     assert (schedule.schedule.cron, schedule.schedule.timezone) == (f"{offset} 2 * * 6", "Asia/Shanghai")
-    assert matrix.deploy() == [summary(0, 0, 0, 4)]
+    automations = server.read_automations()
+    assert matrix.deploy() == NOTHING
     assert there(server) == first
+    assert server.read_automations() == automations
 
 
 def test_a_pool_has_slots_and_queues(server: SyncPrefectClient, matrix: Matrix) -> None:
@@ -126,9 +137,9 @@ def test_an_edited_cell_is_changed_and_no_other(server: SyncPrefectClient, matri
     matrix.deploy()
     before = there(server)
     matrix.cell("qwen3-metax")["schedule"]["cron"] = "0 3 * * 0"
-    assert summary(0, 1, 0, 3) in matrix.deploy(agree=False)
+    assert summary(0, 1, 0, ALL - 1) in matrix.deploy(agree=False)
     assert there(server) == before
-    assert summary(0, 1, 0, 3) in matrix.deploy()
+    assert summary(0, 1, 0, ALL - 1) in matrix.deploy()
     after = there(server)
     assert [name for name in after if after[name] != before[name]] == ["release/qwen3-metax"]
     assert after["release/qwen3-metax"].version != before["release/qwen3-metax"].version
@@ -146,7 +157,7 @@ def test_what_the_matrix_lost_is_removed_and_what_others_made_stays(server: Sync
     said = matrix.deploy()
     assert "- release/qwen3-metax: the matrix has it no more" in said
     after = there(server)
-    assert set(before) - set(after) == {"release/qwen3-metax", "baseline/metax"}
+    assert set(before) - set(after) == {"release/qwen3-metax", "baseline/metax", "image/metax"}
     assert {foreign, other} <= {one.id for one in after.values()}
     assert all(after[name] == before[name] for name in after)
 
@@ -160,7 +171,7 @@ def test_a_deployment_that_somebody_else_made_is_not_taken(server: SyncPrefectCl
     # As the error says: with the tag it is ours.
     [found] = before.values()
     server.update_deployment(found.id, DeploymentUpdate(tags=["flagrelease:managed"]))
-    assert summary(3, 1, 0, 0) in matrix.deploy()
+    assert summary(ALL - 1, 1, 0, 0) in matrix.deploy()
 
 
 def test_what_is_paused_stays_paused(server: SyncPrefectClient, matrix: Matrix) -> None:
@@ -169,10 +180,10 @@ def test_what_is_paused_stays_paused(server: SyncPrefectClient, matrix: Matrix) 
     server.pause_deployment(there(server)["release/qwen3-metax"].id)
     found = there(server)["release/smollm2-cpu"]
     server.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
-    assert summary(0, 0, 0, 4) in matrix.deploy()
+    assert summary(0, 0, 0, ALL) in matrix.deploy()
     for name in ("qwen3-metax", "smollm2-cpu"):
         matrix.cell(name)["schedule"]["cron"] = "0 3 * * 6"
-    assert summary(0, 2, 0, 2) in matrix.deploy()
+    assert summary(0, 2, 0, ALL - 2) in matrix.deploy()
     after = there(server)
     assert after["release/qwen3-metax"].paused
     assert not after["release/smollm2-cpu"].paused
@@ -189,7 +200,7 @@ def test_an_edit_in_prefect_is_brought_back(server: SyncPrefectClient, matrix: M
     # It is known by its content: the edit left the version as it was.
     assert there(server)["release/qwen3-metax"].version == found.version
     said = matrix.deploy()
-    assert summary(0, 1, 0, 3) in said
+    assert summary(0, 1, 0, ALL - 1) in said
     assert {"parameters", "tags", "schedules"} <= {part.split()[0] for part in said[0].split(": ", 1)[1].split("; ")}
     after = there(server)["release/qwen3-metax"]
     assert (after.parameters, sorted(after.tags)) == (found.parameters, sorted(found.tags))
@@ -224,11 +235,43 @@ def test_a_server_that_goes_away_is_said_and_a_second_run_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(PrefectClient, "request", lose_the_server_after_three)
-        with pytest.raises(DeployError, match=r"stopped at baseline/metax, after 3 of 4 changes: .* stopped answering"):
+        with pytest.raises(
+            DeployError, match=r"stopped at baseline/metax, after 3 of 11 changes: .* stopped answering"
+        ):
             matrix.deploy()
     assert len(there(server)) == 3
-    assert summary(1, 0, 0, 3) in matrix.deploy()
-    assert len(there(server)) == 4
+    assert summary(ALL - 3, 0, 0, 3) in matrix.deploy()
+    assert len(there(server)) == ALL
+
+
+def test_an_automation_is_there_once_as_it_is_wanted(server: SyncPrefectClient, matrix: Matrix) -> None:
+    matrix.deploy()
+    silent, crashed = (
+        next(one for one in server.read_automations() if one.name == f"flagrelease: {name}")
+        for name in ("runs that went silent", "crashed runs")
+    )
+    # Somebody edits one, switches one off, copies one, and one is left from a former version.
+    url = f"{PREFECT_API_URL.value()}/automations"
+    edited = httpx.get(f"{url}/{silent.id}").json()
+    edited["trigger"]["within"] = 600
+    assert httpx.put(f"{url}/{silent.id}", json=edited).is_success
+    server.pause_automation(silent.id)
+    facts = httpx.get(f"{url}/{crashed.id}").json()
+    for name in (crashed.name, "flagrelease: as it was called", "somebody else's"):
+        assert httpx.post(f"{url}/", json=facts | {"name": name}).is_success
+    said = matrix.deploy()
+    assert "~ automation flagrelease: runs that went silent: trigger" in said
+    assert "- automation flagrelease: as it was called" in said
+    assert summary(0, 1, 2, 2, "automations") in said
+    after = {one.id: one for one in server.read_automations()}
+    assert sorted(one.name for one in after.values() if one.id not in {silent.id, crashed.id}) == [
+        "flagrelease: runs that never began",
+        "somebody else's",
+    ]
+    assert after[crashed.id] == crashed
+    assert after[silent.id].trigger == silent.trigger
+    assert not after[silent.id].enabled
+    assert matrix.deploy() == NOTHING
 
 
 @pytest.fixture
@@ -261,7 +304,7 @@ def test_nothing_is_removed_without_a_word(
     assert command() == 30
     shown = capsys.readouterr()
     assert shown.out.count("- release/qwen3-metax: the matrix has it no more") == 2
-    assert "2 deployments would be removed" in shown.err
+    assert "3 deployments would be removed" in shown.err
     assert "flagrelease deploy --yes" in shown.err
     keyboard, terminal = os.openpty()
     with open(terminal) as stdin, monkeypatch.context() as patched:  # noqa: PTH123
@@ -271,8 +314,8 @@ def test_nothing_is_removed_without_a_word(
     os.close(keyboard)
     assert there(server) == before
     assert command("--yes") == 0
-    assert set(before) - set(there(server)) == {"release/qwen3-metax", "baseline/metax"}
-    assert "Remove 2 deployments" in capsys.readouterr().out
+    assert set(before) - set(there(server)) == {"release/qwen3-metax", "baseline/metax", "image/metax"}
+    assert "Remove 3 deployments" in capsys.readouterr().out
 
 
 # The last test with the server, which marks the deployments of a pool that was polled some time later.

@@ -24,6 +24,8 @@ from flagrelease.settings import Settings, settings
 from runtime.docker_engine import LONG_S, connect
 from runtime.image.build import BuiltImage, build_image
 from runtime.image.dockerfile import quoted
+from runtime.image.provide import share
+from runtime.image.recipe import shared_name
 from runtime.image.registry import pull, push
 from runtime.image.sbom import bill_of_materials
 from tests.conftest import CLOSED_REGISTRY, REGISTRY, ROOT
@@ -124,6 +126,20 @@ def test_the_cpu_image_is_built_pushed_removed_and_pulled_by_digest(
     usage = client.containers.run(built.id, network_mode="none", read_only=True, cap_drop=["ALL"], remove=True)
     assert b"--served-name" in usage
     remove(client, built.id)
+
+
+@pytest.mark.needs("registry")
+def test_what_one_host_built_another_pulls(client: docker.DockerClient, base: str, tmp_path: Path) -> None:
+    host = host_of(tmp_path, base, OPEN_TEAM)
+    cells = [cell_of("qwen3-metax", display=f"Model {uuid.uuid4().hex}") for _ in range(2)]
+    first = build_image(client, cells[0], host, ignore)
+    share(client, first, shared_name("metax", first.key, OPEN_TEAM), host, ignore)
+    # Another host has neither the image nor its layers, and the cell has another name.
+    for tag in image_of(client, first).tags:
+        client.images.remove(tag, force=True)
+    second = build_image(client, cells[1], host, ignore)
+    assert (second.id, second.reused, second.repository) == (first.id, True, f"{OPEN_TEAM}/{cells[1].image_name}")
+    remove(client, second.id)
 
 
 def test_a_second_build_builds_nothing_and_a_changed_pin_builds_one(

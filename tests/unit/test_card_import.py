@@ -184,7 +184,7 @@ def test_show_status_and_gate_know_an_imported_release(run: Run, folder: Path) -
     assert run("show", "1", "--json") == 0
     assert json.loads(run.out)["imported"]["source"] == "b.md"
     assert run("status", "--json") == 0
-    assert json.loads(run.out)["qwen3-metax"] is None
+    assert json.loads(run.out)["cells"]["qwen3-metax"] is None
     assert run("gate", "1") == UnknownNameError.exit_code
     assert "imported from a card and not measured" in run.err
     assert run("show", "qwen3-metax") == UnknownNameError.exit_code

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from flagrelease.errors import MatrixError
-from flagrelease.loading import load_chips
+from flagrelease.loading import json_schema, load_chips, load_matrix, resolve
 from flagrelease.matrix import Chip
+from flagrelease.settings import settings
+from tests.conftest import ROOT
 
 CHIPS = load_chips()
 
@@ -64,3 +66,47 @@ def test_a_chip_file_that_is_wrong_is_refused(tmp_path: Path, line: str, complai
     (tmp_path / "new.yaml").write_text(f"key: new\nvendor: New\ndisplay: New\n{line}\n")
     with pytest.raises(MatrixError, match=re.escape(complaint)):
         load_chips(tmp_path)
+
+
+@pytest.fixture
+def own_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a chip that FlagRelease does not bring, which the setting names."""
+    folder = home / "chips"
+    folder.mkdir()
+    (folder / "newchip.yaml").write_text("key: newchip\nvendor: New\ndisplay: New\naliases: [novel]\n")
+    monkeypatch.setenv("FLAGRELEASE_CHIPS", str(folder))
+    settings.cache_clear()
+    return folder
+
+
+def matrix_on(home: Path, chip: str) -> Path:
+    path = home / "matrix.yaml"
+    path.write_text((ROOT / "matrix.yaml").read_text().replace("    chip: cpu\n", f"    chip: {chip}\n"))
+    return path
+
+
+def test_a_folder_of_ones_own_adds_chips(own_folder: Path, home: Path) -> None:
+    assert own_folder.exists()
+    chips = load_chips()
+    assert chips.keys() == {*CHIPS, "newchip"}
+    assert resolve(load_matrix(matrix_on(home, "newchip")), chips, "smollm2-newchip").chip.vendor == "New"
+    with pytest.raises(MatrixError, match="unknown chip `novel`; did you mean `newchip`"):
+        load_matrix(matrix_on(home, "novel"))
+    # The schema is that of FlagRelease, the same on every host.
+    assert "newchip" not in json_schema()["$defs"]["Cell"]["properties"]["chip"]["enum"]
+
+
+def test_a_chip_that_there_is_already_is_refused(own_folder: Path, home: Path) -> None:
+    (own_folder / "metax.yaml").write_text("key: metax\nvendor: Other\ndisplay: Other\n")
+    for read in (load_chips, lambda: load_matrix(matrix_on(home, "newchip"))):
+        with pytest.raises(MatrixError, match="a chip has two files") as caught:
+            read()
+        assert str(own_folder / "metax.yaml") in caught.value.message
+        assert str(Path("runtime") / "chips" / "metax.yaml") in caught.value.message
+
+
+def test_a_folder_without_chips_is_said(own_folder: Path) -> None:
+    (own_folder / "newchip.yaml").unlink()
+    with pytest.raises(MatrixError, match="there are no chip files") as caught:
+        load_chips()
+    assert "FLAGRELEASE_CHIPS" in caught.value.remedy

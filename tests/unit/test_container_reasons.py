@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.errors import EngineError, FlagReleaseError, PortError, PreflightError, ServerError, WeightsError
+from flagrelease.errors import (
+    EngineError,
+    FlagReleaseError,
+    PortError,
+    PreflightError,
+    ServerError,
+    ServerSettingsError,
+    WeightsError,
+)
 from runtime.launch.container_preflight import host_path
 from runtime.launch.container_reasons import Exit, reason, start_failure
 from runtime.launch.container_spec import ContainerSpec
@@ -71,9 +79,10 @@ ENDS = [
     (Exit(137, out_of_memory=False), "", ServerError, "ended by signal SIGKILL (by hand, or out of the host's memory)"),
     (Exit(139, out_of_memory=False), "", ServerError, "ended by signal SIGSEGV"),
     (Exit(200, out_of_memory=False), "", ServerError, "ended by signal number 72"),
-    (Exit(127, out_of_memory=False), "sh: flagscale: not found", ServerError, "a command was not found"),
-    (Exit(126, out_of_memory=False), "", ServerError, "a command may not be executed"),
-    (Exit(0, out_of_memory=False), "", ServerError, "ended without an error"),
+    (Exit(127, out_of_memory=False), "sh: flagscale: not found", ServerSettingsError, "a command was not found"),
+    (Exit(126, out_of_memory=False), "", ServerSettingsError, "a command may not be executed"),
+    (Exit(0, out_of_memory=False), "", ServerSettingsError, "ended without an error"),
+    (Exit(2, out_of_memory=False), "vllm: error: unrecognized", ServerSettingsError, "did not take its arguments"),
     (Exit(3, out_of_memory=False), "Traceback", ServerError, "crashed with exit code 3"),
     (Exit(1, out_of_memory=False), "OSError: [Errno 98] address already in use", PortError, "its port taken"),
     (

@@ -21,6 +21,8 @@ from tests.unit.store_contents import fill, rows
 from tests.unit.test_cli_errors import call
 from tests.unit.test_store import old_store  # noqa: F401 - a fixture
 
+NEWEST = revisions()[-1]
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -62,11 +64,16 @@ def test_check_says_what_the_database_holds_and_changes_nothing(path: Path, db: 
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
     code, out, _ = db("check")
     assert code == 0
-    for words in (f"sqlite:///{path}", "0002 (this version's)", "2 releases, 1 evaluations, 7 items", "sound:     yes"):
+    for words in (
+        f"sqlite:///{path}",
+        f"{NEWEST} (this version's)",
+        "2 releases, 1 evaluations, 7 items",
+        "sound:     yes",
+    ):
         assert words in out
     code, out, _ = db("check", "--json")
     document = json.loads(out)
-    assert (code, document["revision"], document["problem"]) == (0, "0002", None)
+    assert (code, document["revision"], document["problem"]) == (0, NEWEST, None)
     assert document["rows"]["items"] == 7
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
@@ -87,7 +94,7 @@ def test_an_older_database_is_told_to_upgrade_and_a_newer_one_flagrelease(
     monkeypatch.setenv("FLAGRELEASE_STORE", old_store)
     code, out, error = db("check")
     assert code == 21
-    assert "schema:    0001 (this version's is 0002)" in out
+    assert f"schema:    0001 (this version's is {NEWEST})" in out
     assert "1 evaluations, 1 items" in out
     assert "flagrelease db upgrade" in error
     monkeypatch.delenv("FLAGRELEASE_STORE")
@@ -131,9 +138,9 @@ def test_upgrade_keeps_a_copy_where_something_changes(
     before = rows(engine)
     code, out, _ = db("upgrade")
     assert code == 0
-    assert "0001 -> schema 0002" in out
+    assert f"0001 -> schema {NEWEST}" in out
     assert str(copy) in out
-    assert (revision_in(path), revision_in(copy)) == ("0002", "0001")
+    assert (revision_in(path), revision_in(copy)) == (NEWEST, "0001")
     copied = create_engine(f"sqlite:///{copy}")
     assert rows(copied) == before
     copied.dispose()
@@ -152,7 +159,7 @@ def test_upgrade_keeps_a_copy_where_something_changes(
 
 def test_upgrade_makes_a_new_database(path: Path, db: Command) -> None:
     code, out, _ = db("upgrade")
-    assert (code, "made with schema 0002" in out) == (0, True)
+    assert (code, f"made with schema {NEWEST}" in out) == (0, True)
     assert [file.name for file in path.parent.iterdir()] == ["store.db"]
     assert db("check")[0] == 0
 

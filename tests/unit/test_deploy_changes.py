@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from flows.deployments.changes import Changes, Found, FoundPool, changes
+from flows.deployments.automations import Automation, automations
+from flows.deployments.changes import Changes, Found, FoundAutomation, FoundPool, There, Wanted, changes
 from flows.deployments.wanted import QUEUES, Deployment, Pool
 
 POOL = Pool(name="metax", description="hosts with Metax devices", slots=2)
@@ -32,24 +33,28 @@ def found(one: Deployment, *, version: str | None = None, paused: bool = False) 
 
 
 def plan(wanted: list[Deployment], there: list[Found]) -> Changes:
-    return changes([POOL], wanted, THERE, there)
+    return changes(Wanted([POOL], wanted), There(THERE, there))
+
+
+NO_AUTOMATIONS = "automations: 0 to add, 0 to change, 0 to remove, 0 unchanged"
 
 
 def test_the_first_run_adds_everything() -> None:
-    first = changes([POOL], [deployment("a"), deployment("b")], {}, [])
+    first = changes(Wanted([POOL], [deployment("a"), deployment("b")]), There())
     assert len(first) == 3
     assert list(first.lines()) == [
         "+ work pool metax: 2 at once; queues urgent, default, sweep",
         "+ release/a",
         "+ release/b",
         "deployments: 2 to add, 0 to change, 0 to remove, 0 unchanged",
+        NO_AUTOMATIONS,
     ]
 
 
 def test_the_second_run_changes_nothing() -> None:
     again = plan([deployment("a"), deployment("b")], [found(deployment("a")), found(deployment("b"))])
     assert not again
-    assert list(again.lines()) == ["deployments: 0 to add, 0 to change, 0 to remove, 2 unchanged"]
+    assert list(again.lines()) == ["deployments: 0 to add, 0 to change, 0 to remove, 2 unchanged", NO_AUTOMATIONS]
 
 
 def test_what_the_matrix_has_no_more_is_removed() -> None:
@@ -93,9 +98,9 @@ def test_what_somebody_edited_is_brought_back_and_said(edited: dict[str, Any], s
 def test_a_new_schedule_says_when_the_cell_starts() -> None:
     schedule = {"slug": "matrix", "schedule": {"cron": "17 2 * * 6", "timezone": "UTC"}}
     now = deployment("a", schedules=[schedule], note="17 2 * * 6 UTC, 17 min after 0 2 * * 6")
-    [line, _] = plan([now], [found(deployment("a"))]).lines()
+    [line, *_] = plan([now], [found(deployment("a"))]).lines()
     assert line == "~ release/a: schedules none -> 17 2 * * 6 UTC; 17 2 * * 6 UTC, 17 min after 0 2 * * 6"
-    [line, _] = plan([now], []).lines()
+    [line, *_] = plan([now], []).lines()
     assert line == "+ release/a: 17 2 * * 6 UTC, 17 min after 0 2 * * 6"
     assert not plan([now], [found(deployment("a", schedules=[schedule]))])
 
@@ -120,5 +125,66 @@ def test_an_operators_pause_is_no_change() -> None:
     ],
 )
 def test_a_pool_is_brought_to_its_slots_and_queues(there: FoundPool, said: str) -> None:
-    [line, _] = changes([POOL], [], {"metax": there}, []).lines()
+    [line, *_] = changes(Wanted([POOL]), There({"metax": there})).lines()
     assert line == said
+
+
+RECOVER = Found(uuid4(), deployment("crashed", flow="recover"), None, paused=False, active={})
+
+
+def kept(one: Automation, **edited: Any) -> FoundAutomation:
+    """As Prefect gives back what it was given: with ids, in another order, with fields of its own."""
+    content = one.content({"recover/crashed": RECOVER.id})
+    trigger = {**content["trigger"], "id": str(uuid4()), "expect": content["trigger"]["expect"][::-1]}
+    actions = [{**action, "new_field": 1} for action in content["actions"]]
+    facts = {**content, "trigger": trigger, "actions": actions, "owner_resource": None, **edited}
+    return FoundAutomation(uuid4(), facts["name"], enabled=True, content=facts)
+
+
+def automation_plan(there: list[FoundAutomation], wanted: list[Automation] | None = None) -> Changes:
+    ours = automations(["release"]) if wanted is None else wanted
+    return changes(Wanted((), (), ours), There({}, [RECOVER], there))
+
+
+def test_automations_are_added_and_a_second_time_left() -> None:
+    ours = automations(["release"])
+    first = automation_plan([])
+    assert [str(change) for change in first.automations.put] == [f"+ automation {one.name}" for one in ours]
+    assert list(first.lines())[-1] == "automations: 3 to add, 0 to change, 0 to remove, 0 unchanged"
+    again = automation_plan([kept(one) for one in ours])
+    assert len(again.automations) == 0
+    assert list(again.lines())[-1] == "automations: 0 to add, 0 to change, 0 to remove, 3 unchanged"
+
+
+@pytest.mark.parametrize(
+    ("edited", "part"),
+    [
+        ({"trigger": {**automations([])[0].trigger, "within": 10.0}}, "trigger"),
+        ({"trigger": {**automations([])[0].trigger, "match_related": []}}, "trigger"),
+        ({"actions": []}, "actions"),
+        ({"actions": [{"type": "do-nothing"}]}, "actions"),
+        ({"actions_on_trigger": [{"type": "do-nothing"}]}, "actions on trigger"),
+        ({"description": "mine"}, "description"),
+    ],
+)
+def test_an_edited_automation_is_brought_back(edited: dict[str, Any], part: str) -> None:
+    silent, *others = automations(["release"])
+    [change] = automation_plan([kept(silent, **edited), *map(kept, others)]).automations.put
+    assert str(change) == f"~ automation flagrelease: runs that went silent: {part}"
+
+
+def test_an_automation_that_runs_another_deployment_is_changed() -> None:
+    crashed = automations(["release"])[-1]
+    stale = kept(crashed)
+    stale.content["actions"][0]["deployment_id"] = str(uuid4())
+    [change] = automation_plan([stale], [crashed]).automations.put
+    assert change.parts == ["actions"]
+
+
+def test_doubles_and_former_automations_are_removed_and_the_oldest_stays() -> None:
+    ours = automations(["release"])
+    there = [*map(kept, ours), kept(ours[0]), kept(ours[0], name="flagrelease: as it was called")]
+    plan = automation_plan(there)
+    assert plan.automations.remove == there[-2:]
+    assert not plan.automations.put
+    assert "- automation flagrelease: as it was called" in plan.lines()

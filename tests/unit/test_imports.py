@@ -18,7 +18,13 @@ ALLOWED = {
     "evaluation": {"flagrelease", "evaluation"},
     "flows": {"flagrelease", "runtime", "evaluation", "flows"},
 }
-HOME_OF = {"prefect": "flows", "docker": "runtime", "lm_eval": "evaluation", "huggingface_hub": "flagrelease"}
+HOME_OF = {
+    "prefect": "flows",
+    "docker": "runtime",
+    "lm_eval": "evaluation",
+    "huggingface_hub": "flagrelease",
+    "modelscope_hub": "flagrelease",
+}
 HEAVY = ("prefect", "sqlalchemy", "alembic", "lm_eval", "scipy", "numpy", "jinja2", "torch", "vllm", "docker")
 
 
@@ -56,6 +62,6 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_the_session_knows_nothing_of_prefect() -> None:
     modules = "session stages tiers report baselines baseline_report locks job serving scheduling plan"
-    plans = "plan_changes plan_jobs plan_reasons plan_records plan_times"
+    plans = "plan_changes plan_jobs plan_reasons plan_records plan_times stage_reasons sweep_loop sweep_report"
     for name in (*modules.split(), *plans.split()):
         assert "prefect" not in imported(ROOT / "flows" / f"{name}.py")

@@ -1,6 +1,6 @@
-"""A campaign of sweeps in which everything is killed once: `python -m benchmarks.killed_sweeps [NUMBER] [FIRST_SEED]`.
+"""Twenty kills over four sweeps: `python -m benchmarks.killed_sweeps [SWEEPS] [FIRST_SEED]`.
 
-Each of 20 sweeps over 12 simulated cells is disturbed by five kills (a flow run, a worker, Prefect's server,
+Each of four sweeps over 12 simulated cells is disturbed by five kills (a flow run, a worker, Prefect's server,
 PostgreSQL, the sweep itself) in an order and at moments of its own seed. It has to end with the store's content of an
 undisturbed one, and no stage of a finished cell may have been run twice. Needs PostgreSQL's programs.
 """
@@ -18,7 +18,7 @@ from tests.simulated.kills import KILLS, done_twice, sweep_with_kills
 from tests.simulated.matrices import simulated_matrix
 from tests.simulated.undisturbed import undisturbed_contents
 
-SWEEPS = 20
+SWEEPS = 4
 LINES = 150
 """Of some 190 that the journal of a sweep comes to."""
 
@@ -30,7 +30,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         facts = simulated_matrix(6, ["simbeta", "simgamma"], in_images=["simgamma"])
         with cluster(Path(folder) / "cluster", facts, scale=0.5) as made:
-            wanted = undisturbed_contents(Path(folder) / "undisturbed", facts, made.url)
+            wanted = undisturbed_contents(Path(folder) / "undisturbed", facts, made.home / "chips", made.url)
             for seed in range(first, first + number):
                 made.forget()
                 start = time.monotonic()

@@ -27,6 +27,8 @@ from runtime.launch.interface import Log
 
 POLL_S = 2.0
 LOOK_BACK_H = 24.0
+UNBEGUN = 3
+"""How often a run is put back that dies before it begins."""
 STUCK_S = BEGIN_S + 60.0
 """Longer than the automations take."""
 
@@ -43,7 +45,7 @@ def recover(
         float, Field(description="how long to listen to a run that fell silent before it is taken for dead, in seconds")
     ] = LIFE_S,
 ) -> State[None]:
-    """Put a crashed run of one of our deployments back, once; the run's own log and the state's message say why not.
+    """Put a crashed run of one of our deployments back; this run's log and the message of its end say why not.
 
     It stays the same run, with its parameters and tags. A run that fell silent is listened to first: where only the
     server or the network was away its process lives, and a second one would do the same work beside it.
@@ -129,11 +131,18 @@ def cancelled(states: Sequence[State]) -> bool:
 
 
 def came_back(states: Sequence[State]) -> bool:
-    """Whether a run with these states, in order, crashed and was put back before.
+    """Whether a crashed run with these states, in order, was put back as often as it may be.
 
-    The run's own count does not tell: it counts beginnings, and a run can die before it begins.
+    Once, if its process died both times. A process that dies before it begins has done nothing, and it is rarely the
+    run's fault: Prefect's server was away, or the worker died. Such a run is put back `UNBEGUN` times.
     """
-    return any(before.is_crashed() and after.is_scheduled() for before, after in pairwise(states))
+    crashes = begun = 0
+    running = False
+    for before, after in pairwise([*states, Scheduled()]):
+        running = (running or before.is_running()) and not before.is_scheduled()
+        if before.is_crashed() and after.is_scheduled():
+            crashes, begun = crashes + 1, begun + running
+    return begun > 1 or crashes > UNBEGUN
 
 
 def _not_ours(client: SyncPrefectClient, run: FlowRun) -> str:

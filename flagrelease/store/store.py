@@ -254,28 +254,36 @@ class Store:
         baseline_id: str | None = None,
     ) -> int:
         """Store an evaluation with its items; one with the same key is there already and keeps its id."""
-        with self.session() as session:
-            known = session.scalar(select(EvaluationRow.id).where(EvaluationRow.key == key))
-            if known is not None:
-                return known
-            row = EvaluationRow(
-                role=role,
-                baseline_id=baseline_id,
-                key=key,
-                model=evaluation.provenance.model,
-                provenance=evaluation.provenance.model_dump(mode="json"),
-                benchmarks=[run.model_dump(mode="json") for run in evaluation.benchmarks],
-                floors=[floor.model_dump(mode="json") for floor in evaluation.floors],
-                canary=evaluation.canary.model_dump(mode="json") if evaluation.canary else None,
-                speed=evaluation.speed.model_dump(mode="json") if evaluation.speed else None,
-                created_at=now(),
-            )
-            session.add(row)
-            session.flush()
-            _insert_items(session.connection(), row.id, evaluation.items)
-            if results:
-                session.execute(insert(ResultRow), [{"evaluation_id": row.id, **dict(result)} for result in results])
-            return row.id
+        row = EvaluationRow(
+            role=role,
+            baseline_id=baseline_id,
+            key=key,
+            model=evaluation.provenance.model,
+            provenance=evaluation.provenance.model_dump(mode="json"),
+            benchmarks=[run.model_dump(mode="json") for run in evaluation.benchmarks],
+            floors=[floor.model_dump(mode="json") for floor in evaluation.floors],
+            canary=evaluation.canary.model_dump(mode="json") if evaluation.canary else None,
+            speed=evaluation.speed.model_dump(mode="json") if evaluation.speed else None,
+            created_at=now(),
+        )
+        same = select(EvaluationRow.id).where(EvaluationRow.key == key)
+        try:
+            with self.session() as session:
+                known = session.scalar(same)
+                if known is not None:
+                    return known
+                session.add(row)
+                session.flush()
+                _insert_items(session.connection(), row.id, evaluation.items)
+                if results:
+                    session.execute(
+                        insert(ResultRow), [{"evaluation_id": row.id, **dict(result)} for result in results]
+                    )
+                return row.id
+        except IntegrityError:
+            # Another process stored it at the same time, as two cells do that bring in the baseline that they share.
+            with self.session() as session:
+                return session.scalars(same).one()
 
     def evaluation_summary(
         self, *, evaluation: int | None = None, baseline_id: str | None = None

@@ -31,6 +31,8 @@ CONTROL = "control"
 CONTROL_SLOTS = 8
 # Prefect's least between two signs of life of a run; 180 by default.
 HEARTBEAT_S = 30
+PATIENCE = {"PREFECT_CLIENT_MAX_RETRIES": "7", "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
+"""A run asks for four minutes (2 + 4 + … + 128 s) where the server is away, or its database: to that it answers 500."""
 # After a restart of Prefect's server its automations do not hear of older runs' ends for a quarter of an hour.
 RECOVER_CRON = "*/3 * * * *"
 
@@ -237,7 +239,7 @@ def _job_variables(host: Settings) -> dict[str, Any]:
 
     Heartbeats stand here and not in the pools' job templates: those are their operators', and older pools lack them.
     """
-    environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
+    environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S), **PATIENCE}
     if host.store is not None:
         return {"env": environment}
     return {
@@ -247,5 +249,6 @@ def _job_variables(host: Settings) -> dict[str, Any]:
             "FLAGRELEASE_HOME": str(host.home_path),
             "FLAGRELEASE_OUTPUT": str(host.output_path),
             "FLAGRELEASE_MATRIX": str(host.matrix_path.absolute()),
+            **({"FLAGRELEASE_CHIPS": str(host.chips.expanduser().absolute())} if host.chips else {}),
         },
     }

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.simulated.cluster import Cluster, cluster
 from tests.simulated.contents import contents
+from tests.simulated.kills import KILLS, done_twice, sweep_with_kills
 from tests.simulated.matrices import simulated_matrix
 from tests.simulated.simulation import Fault
+from tests.simulated.undisturbed import undisturbed_contents
 
-MODELS, CHIPS = 6, ("simbeta", "simgamma")
+MODELS, CHIPS, SEED = 6, ("simbeta", "simgamma"), 20261121
+LINES = 130
+"""Of some 190 that the journal of a sweep comes to: so that there is something left to do after the last kill."""
 DEAD, FULL = "model01-simbeta", "model03-simgamma"
-pytestmark = [pytest.mark.needs("postgresql"), pytest.mark.needs("llama_cpp")]
+pytestmark = pytest.mark.needs("postgresql", "llama_cpp")
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +88,32 @@ def test_a_changed_setting_of_a_model_runs_its_cells_only(swept: tuple[Cluster, 
     state = made.run_sweep()
     assert (state["type"], state["message"]) == ("COMPLETED", "12 cells: 2 released, 10 unchanged")
     assert began(made, before=before).keys() == {f"{cell['model']}-{cell['chip']}" for cell in changed}
+
+
+def test_a_changed_image_pin_builds_one_image_and_runs_its_chips_cells_only(swept: tuple[Cluster, str, str]) -> None:
+    made, _, _ = swept
+    chip = made.home / "chips" / "simgamma.yaml"
+    chip.write_text(chip.read_text().replace("simulated-base:1", "simulated-base:2"))
+    planned = made.flagrelease("plan").stdout
+    assert planned.startswith("12 cells: 6 unchanged, 6 to run, 0 blocked")
+    before, images = len(made.simulation.journal()), len(made.simulation.lines("images.jsonl"))
+    state = made.run_sweep()
+    assert (state["type"], state["message"]) == ("COMPLETED", "12 cells: 6 released, 6 unchanged")
+    assert set(began(made, before=before)) == {f"model{number:02}-simgamma" for number in range(MODELS)}
+    assert len(made.simulation.lines("images.jsonl")) == images + 1
+
+
+def test_a_sweep_in_which_everything_is_killed_once_ends_as_an_undisturbed_one(
+    swept: tuple[Cluster, str, str], tmp_path: Path
+) -> None:
+    made, _, _ = swept
+    made.forget()
+    sweep_with_kills(made, KILLS, LINES, SEED)
+    found, journal = contents(made.store_url), made.simulation.journal()
+    wanted = undisturbed_contents(tmp_path / "undisturbed", made.facts, made.home / "chips", made.url)
+    assert found["releases"] == wanted["releases"]
+    assert found["evaluations"] == wanted["evaluations"]
+    assert {cell: [release["state"] for release in each] for cell, each in found["releases"].items()} == {
+        f"{cell['model']}-{cell['chip']}": ["completed"] for cell in made.facts["cells"]
+    }
+    assert done_twice(journal) == []

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Barrier
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from flagrelease.errors import StoreError, StoreVersionError
 from flagrelease.pipeline import ReleaseRun, StageOutput, plan
@@ -19,7 +17,7 @@ from flagrelease.records import Artefact, Item, Publication, Stage
 from flagrelease.store import Store
 from flagrelease.store.queries import release_view
 from runtime.launch.process import free_port
-from tests.conftest import postgresql_bin
+from tests.postgresql import PostgreSQL
 from tests.unit.evaluations import evaluation, result
 
 pytestmark = pytest.mark.needs("postgresql")
@@ -27,31 +25,9 @@ pytestmark = pytest.mark.needs("postgresql")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A PostgreSQL server of its own on a free port; gives the URL of its database."""
-    programs = postgresql_bin()
-    assert programs is not None
-    folder = Path(tempfile.mkdtemp(prefix="flagrelease-postgresql-"))
-    # The server refuses to run as root.
-    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    shutil.chown(folder, user)
-    port = free_port()
-
-    def call(*argv: str) -> None:
-        done = subprocess.run(
-            argv, user=user if os.geteuid() == 0 else None, cwd=folder, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
-
-    data = str(folder / "data")
-    call(str(programs / "initdb"), "-D", data, "-U", "flagrelease", "--auth=trust", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    call(str(programs / "pg_ctl"), "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
-    try:
-        yield f"postgresql+psycopg://flagrelease@127.0.0.1:{port}/postgres"
-    finally:
-        call(str(programs / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+    """URL of an empty database on a PostgreSQL server of its own."""
+    with closing(PostgreSQL()) as database:
+        yield database.url("psycopg", "flagrelease")
 
 
 @pytest.fixture
@@ -91,6 +67,25 @@ def test_a_release_with_everything(store: Store) -> None:
     assert view.finished_at is not None
     assert view.finished_at.tzinfo is not None
     assert store.newest_publisher_of("o/n", "r") == release
+
+
+def test_two_that_store_the_same_evaluation_at_once_store_one(
+    store: Store, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluation([Item(benchmark="b", item="0" * 64, score=1, prompt="p", answer="a", extracted="a")])
+    both, add = Barrier(2), Session.add
+
+    def after_both_looked(session: Session, row: object) -> None:
+        both.wait(30)
+        add(session, row)
+
+    monkeypatch.setattr(Session, "add", after_both_looked)
+    with closing(Store.open(server)) as other, ThreadPoolExecutor() as threads:
+        found = list(threads.map(lambda one: one.add_evaluation(whole, [], key="e", role="baseline"), (store, other)))
+    assert found[0] == found[1]
+    summary = store.evaluation_summary(evaluation=found[0])
+    assert summary is not None
+    assert store.evaluation(summary) == whole
 
 
 def test_a_newer_schema_is_refused(store: Store, server: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from tests.simulated.cluster import CONTROL, Cluster, wait_for
+from tests.simulated.cluster import CONTROL, Cluster
 from tests.simulated.simulation import Line
+from tests.waiting import wait_for
 
 KILLS = ("flow", "worker", "server", "postgresql", "sweep")
 ENGINE = "prefect.engine"

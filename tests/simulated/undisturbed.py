@@ -12,10 +12,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flagrelease.settings import settings
 from tests.simulated import stand_ins
 from tests.simulated.contents import contents
-from tests.simulated.matrices import CHIPS, keep_baseline, simulation_of, write_matrix
+from tests.simulated.matrices import keep_baseline, simulation_of, write_matrix
 
 
-def undisturbed_contents(home: Path, facts: dict[str, Any], prefect_url: str) -> dict[str, Any]:
+def undisturbed_contents(home: Path, facts: dict[str, Any], chips: Path, prefect_url: str) -> dict[str, Any]:
     """Contents of a store of its own after a release of each cell; runs are recorded by the server at `prefect_url`."""
     from flows.release import release
 
@@ -27,7 +27,7 @@ def undisturbed_contents(home: Path, facts: dict[str, Any], prefect_url: str) ->
         patch.setenv("FLAGRELEASE_HOME", str(home / "state"))
         patch.setenv("FLAGRELEASE_OUTPUT", str(home / "output"))
         patch.setenv("FLAGRELEASE_MATRIX", str(home / "matrix.yaml"))
-        patch.setenv("FLAGRELEASE_CHIPS", str(CHIPS))
+        patch.setenv("FLAGRELEASE_CHIPS", str(chips))
         patch.setenv("FLAGRELEASE_STORE", store_url)
         settings.cache_clear()
         try:

@@ -7,15 +7,24 @@ from prefect.states import Cancelling, Crashed, Pending, Running, Scheduled
 
 from flows.recover import came_back, cancelled
 
+BEGUN: list[State] = [Scheduled(), Pending(), Running(), Crashed()]
+UNBEGUN: list[State] = [Scheduled(), Pending(), Crashed()]
+
 
 def test_a_run_comes_back_once() -> None:
-    begun: list[State] = [Scheduled(), Pending(), Running()]
-    assert not came_back([*begun, Crashed()])
-    # By us or by hand, whether it began again or not.
-    assert came_back([*begun, Crashed(), Scheduled(), Pending(), Running(), Crashed()])
-    assert came_back([*begun, Crashed(), Scheduled(), Crashed()])
-    # It died before it began: Prefect's own count is zero.
-    assert came_back([Scheduled(), Pending(), Crashed(), Scheduled(), Pending(), Crashed()])
+    assert not came_back(BEGUN)
+    assert came_back([*BEGUN, *BEGUN])
+
+
+def test_a_run_that_dies_before_it_begins_comes_back_three_times() -> None:
+    # Prefect's own count is zero then.
+    assert not came_back(UNBEGUN * 3)
+    assert came_back(UNBEGUN * 4)
+    # Its one time as a run that had begun is left to it, and is not more than one.
+    assert not came_back([*BEGUN, *UNBEGUN])
+    assert not came_back([*UNBEGUN, *UNBEGUN, *BEGUN])
+    assert came_back([*BEGUN, *UNBEGUN, *BEGUN])
+    assert came_back([*UNBEGUN, *BEGUN, *UNBEGUN, *UNBEGUN])
 
 
 def test_a_run_that_was_taken_for_dead_and_lived_did_not_come_back() -> None:

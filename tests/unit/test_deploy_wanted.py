@@ -15,7 +15,7 @@ from flagrelease.settings import Settings
 from flagrelease.sweep import Sweep
 from flows.deployments.automations import SILENT_S
 from flows.deployments.spread import spread
-from flows.deployments.wanted import MANAGED, Deployment, Flow, deployments, pools
+from flows.deployments.wanted import MANAGED, PATIENCE, Deployment, Flow, deployments, pools
 
 MATRIX = Path(__file__).parents[2] / "matrix.yaml"
 TEXT = {"type": "string"}
@@ -108,11 +108,12 @@ def test_a_pool_has_the_slots_of_its_chip() -> None:
 
 
 def test_state_on_this_host_is_named_and_shared_state_is_not() -> None:
-    local = wanted(cells(), home=Path("/state"))["release/smollm2-cpu"].job_variables
+    local = wanted(cells(), home=Path("/state"), chips=Path("/chips"))["release/smollm2-cpu"].job_variables
     assert local["env"]["FLAGRELEASE_HOME"] == "/state"
+    assert local["env"]["FLAGRELEASE_CHIPS"] == "/chips"
     # An address may carry a password, and deployments are readable by everybody.
     shared = wanted(cells(), store="postgresql+psycopg://host/db")["release/smollm2-cpu"].job_variables
-    assert shared == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}}
+    assert shared == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", **PATIENCE}}
 
 
 def test_every_run_sends_the_heartbeats_that_its_automation_waits_for() -> None:

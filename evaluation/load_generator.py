@@ -7,7 +7,6 @@ systems do the same work.
 from __future__ import annotations
 
 import json
-import os
 import select
 import subprocess
 import time
@@ -23,6 +22,7 @@ from evaluation.harness.interface import Endpoint
 from flagrelease.errors import HarnessError, PreflightError, ServerError
 from flagrelease.policy import Workload
 from flagrelease.records import SpeedPoint
+from flagrelease.secrets import child_environment
 
 DRIVER = Path(__file__).with_name("vllm_bench.py")
 PERCENTILES = (50, 90, 99)
@@ -209,8 +209,9 @@ def load_generator(vllm: Path, endpoint: Endpoint, tokenizer: Path, log_path: Pa
                 stdout=subprocess.PIPE,
                 stderr=output,
                 text=True,
-                # A proxy of the environment is for the world outside, not for the server.
-                env={**os.environ, **QUIET, "NO_PROXY": host, "no_proxy": host},
+                # A proxy of the environment is for the world outside, not for the server; and it asks nobody else, so
+                # it needs no token.
+                env=child_environment({**QUIET, "NO_PROXY": host, "no_proxy": host}),
             )
         except OSError as error:
             raise PreflightError(

@@ -206,3 +206,14 @@ class StageTimeoutError(FlagReleaseError):
     """A stage of a release took longer than it may."""
 
     exit_code = 31
+
+
+class ApprovalNeededError(FlagReleaseError):
+    """A publication waits until somebody has approved it."""
+
+    exit_code = 32
+
+    def __init__(self, message: str, *, remedy: str, content: str = "") -> None:
+        """`content`: revision of what is to be approved."""
+        super().__init__(message, remedy=remedy)
+        self.content = content

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from flagrelease.chip import Flagscale, SmiQuery
 from flagrelease.entry import BaselineId, Entry, Key, Sha256
 from flagrelease.policy import Policy
+from flagrelease.publication_policy import PublicationPolicy
 from flagrelease.records import Stack, Stage
 from flagrelease.schedules import Schedule
 from flagrelease.sweep import Sweep
@@ -286,6 +287,9 @@ class Matrix(Entry):
 
     version: Literal[1] = Field(description="of this format")
     policy: Policy
+    publication: PublicationPolicy = Field(
+        default=PublicationPolicy(), description="which verdicts go to hubs, who may see them there, and who approves"
+    )
     suites: dict[Key, list[Key]] = Field(description="benchmarks that are asked together")
     models: dict[Key, Model] = Field(description="what is released")
     cells: list[Cell] = Field(description="models on chips, each named <model>-<chip>")

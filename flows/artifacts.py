@@ -41,7 +41,7 @@ def shown(cell: str, host: Settings) -> Iterator[Shown]:
         error = caught
         raise
     finally:
-        markdown(f"release-{_key(cell)}", f"Release of {cell}", lambda: _report(cell, host, known, error))
+        markdown(key("release", cell), f"Release of {cell}", lambda: _report(cell, host, known, error))
 
 
 def _report(cell: str, host: Settings, known: Shown, error: BaseException | None) -> str:
@@ -52,12 +52,12 @@ def _report(cell: str, host: Settings, known: Shown, error: BaseException | None
 
 def verdict(cell: str, gate: GateResult) -> None:
     """Show the verdict."""
-    markdown(f"verdict-{_key(cell)}", f"Verdict on {cell}", lambda: verdict_table(gate))
+    markdown(key("verdict", cell), f"Verdict on {cell}", lambda: verdict_table(gate))
 
 
 def card(cell: str, text: str) -> None:
     """Show the card."""
-    markdown(f"card-{_key(cell)}", f"Card of {cell}", lambda: text)
+    markdown(key("card", cell), f"Card of {cell}", lambda: text)
 
 
 def markdown(key: str, description: str, text: Callable[[], str]) -> None:
@@ -96,7 +96,7 @@ class ShownProgress:
         """Within the block the artifact follows what is asked."""
         self._begun, self._now = [], (0.0, "")
         try:
-            artifact = create_progress_artifact(0, f"{stage}-{_key(self._cell)}", f"{stage} of {self._cell}")
+            artifact = create_progress_artifact(0, key(stage, self._cell), f"{stage} of {self._cell}")
         except Exception as error:
             get_run_logger().warning(f"{stage}: progress is not shown as an artifact: {error}")
             yield
@@ -128,6 +128,6 @@ class ShownProgress:
                     return
 
 
-def _key(cell: str) -> str:
-    """The cell's id as an artifact key: small letters, digits and dashes."""
-    return "".join(character if character.isalnum() else "-" for character in cell.lower())
+def key(kind: str, cell: str) -> str:
+    """Key of a cell's artifact of a kind: small letters, digits and dashes."""
+    return f"{kind}-" + "".join(character if character.isalnum() else "-" for character in cell.lower())

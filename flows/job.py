@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flagrelease.loading import load_chips, load_matrix, resolve
 from flagrelease.matrix import Matrix, ResolvedCell
 from flagrelease.pipeline import Plan, plan
 from flagrelease.provenance.keys import signing_key
+from flagrelease.publication_policy import PublicationPolicy
 from flagrelease.publish.folder import FolderPublisher
 from flagrelease.records import CellImage, Provenance, Stage, digest
 from flagrelease.settings import Settings
@@ -57,6 +58,8 @@ class Job:
     """Whether what the gate lets out is published."""
     hubs: Sequence[str] = ()
     """Names of the hubs that it is published to, beside the folder."""
+    publication: PublicationPolicy = field(default_factory=PublicationPolicy)
+    """What of it may go to the hubs. It decides no result: another policy is no other release."""
     salt: str | None = None
     """Where nothing is to be reused: which run it is that does everything anew."""
 
@@ -109,7 +112,7 @@ def make_job(
     cell = resolve(matrix, load_chips(), cell_id)
     job = job_of(cell if suite is None else _with_suite(matrix, cell, suite), engine_name, host)
     benchmarks = [one if repeats is None else one.model_copy(update={"repeats": repeats}) for one in job.benchmarks]
-    return replace(job, benchmarks=benchmarks, publish=publish, salt=salt)
+    return replace(job, benchmarks=benchmarks, publish=publish, publication=matrix.publication, salt=salt)
 
 
 def _with_suite(matrix: Matrix, cell: ResolvedCell, suite: str) -> ResolvedCell:

@@ -51,7 +51,8 @@ def prefect_server(home: Path, log: Log) -> Iterator[None]:
     application = ["-m", "uvicorn", "--app-dir", str(Path(prefect.__file__).parent.parent), "--factory"]
     address = ["prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
     argv = [sys.executable, *application, *address]
-    process = start_guarded(argv, {**ENVIRONMENT, "PREFECT_HOME": str(home)}, log_path)
+    # Its own settings may hold the password of its database.
+    process = start_guarded(argv, {**ENVIRONMENT, "PREFECT_HOME": str(home)}, log_path, keep=("PREFECT_",))
     try:
         url = f"http://127.0.0.1:{port}/api"
         while not _healthy(url):

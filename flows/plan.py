@@ -20,6 +20,7 @@ from flagrelease.selection import Newest, Selection
 from flagrelease.settings import Settings
 from flagrelease.store import Store, plans
 from flagrelease.store.plans import Attempt, PastStage
+from flagrelease.store.publications import Place, taken_back
 from flows.job import Job, job_of
 from flows.plan_jobs import Versions, planned
 from flows.plan_reasons import Known, stage_plans
@@ -101,6 +102,7 @@ class _Planner:
         self._unseen = False
         self.newest = plans.newest_releases(store)
         self._revisions = plans.newest_publishers(store)
+        self._taken_back = taken_back(store)
         shipped = {path.name for path in baselines.SHIPPED.iterdir() if path.is_dir()}
         self._baselines = plans.baseline_ids(store) | shipped
 
@@ -184,10 +186,12 @@ class _Planner:
         done = results.completed(today, Stage.PUBLISH)
         if done is None or not results.output(today, Stage.PUBLISH)["published"]:
             return done is not None
+        target = today.job.target
+        if (done.release, Place(self._publisher.name, target)) in self._taken_back:
+            return True
         if not self._sees_publications:
             self._unseen = True
             return True
-        target = today.job.target
         revision = _revision(self._publisher.root / target)
         return revision is not None and self._revisions.get((target, revision), 0) >= done.release
 

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Crashed, Running, Scheduled
+from prefect.states import Cancelled, Completed, Crashed, Running, Scheduled, Suspended
 from pydantic import Field
 
 from flows.deployments.automations import BEGIN_S, HEARTBEAT, LIFE_S, UNHEARD
@@ -105,7 +105,7 @@ def put_back(client: SyncPrefectClient, identifier: UUID, life_s: float, log: Lo
         run = client.read_flow_run(identifier)
     except ObjectNotFound:
         return f"left: there is no run {identifier}"
-    if reason := _not_ours(client, run) or _not_crashed(run) or _no_second_time(client, run):
+    if reason := _not_ours(client, run) or _not_crashed(run) or _suspended(client, run) or _no_second_time(client, run):
         return f"left: {reason}"
     said = run.state.message if run.state and run.state.message else "no reason is known"
     if said.startswith(UNHEARD):
@@ -165,6 +165,19 @@ def _not_crashed(run: FlowRun) -> str:
     if run.state is not None and run.state.is_crashed():
         return ""
     return f"it is {run.state.name if run.state else 'not begun'}, not crashed"
+
+
+def _suspended(client: SyncPrefectClient, run: FlowRun) -> str:
+    """Why a run that was taken for dead while it was suspended is not started; nothing for others.
+
+    It is suspended again. A heartbeat that the server gets after that state is followed by none.
+    """
+    states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
+    if len(states) < 2 or not states[-2].is_paused():  # noqa: PLR2004
+        return ""
+    again: State[None] = Suspended(pause_key=states[-2].state_details.pause_key)
+    client.set_flow_run_state(run.id, again, force=True)
+    return "it is suspended until somebody resumes it, and has no process to be heard of"
 
 
 def _no_second_time(client: SyncPrefectClient, run: FlowRun) -> str:

@@ -9,11 +9,11 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flagrelease.errors import StoreLostError
+from flagrelease.errors import ApprovalNeededError, StoreLostError
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import GateResult, Stage
 from flagrelease.settings import Settings, settings
-from flows import artifacts, serving, stages, tiers
+from flows import approval, artifacts, serving, stages, tiers
 from flows.job import Job, make_job, preflight
 from flows.session import Session, open_session, open_store
 from flows.stage_tasks import StageTasks
@@ -48,18 +48,23 @@ def release(
     Finished stages are reused; a run that was killed goes on where it stopped, a forced one too.
     """
     logger, host = get_run_logger(), settings()
-    with artifacts.shown(cell, host) as shown:
-        salt = str(flow_run.id) if force else None
-        job = make_job(cell, engine, host, suite=suite, repeats=repeats, publish=publish, salt=salt)
-        as_task("preflight", lambda: _preflight(job, host))
-        for _ in range(LOST_TRIES):
-            try:
-                return _release(job, shown, logger.info)
-            except StoreLostError as error:
-                # Between two stages no task tries again. What was finished is reused.
-                logger.warning(f"the database is away, going on in {LOST_PAUSE_S:.0f} s: {error.message}")
-                time.sleep(LOST_PAUSE_S)
-        return _release(job, shown, logger.info)
+    try:
+        with artifacts.shown(cell, host) as shown:
+            salt = str(flow_run.id) if force else None
+            job = make_job(cell, engine, host, suite=suite, repeats=repeats, publish=publish, salt=salt)
+            as_task("preflight", lambda: _preflight(job, host))
+            for _ in range(LOST_TRIES):
+                try:
+                    return _release(job, shown, logger.info)
+                except StoreLostError as error:
+                    # Between two stages no task tries again. What was finished is reused.
+                    logger.warning(f"the database is away, going on in {LOST_PAUSE_S:.0f} s: {error.message}")
+                    time.sleep(LOST_PAUSE_S)
+            return _release(job, shown, logger.info)
+    except ApprovalNeededError as error:
+        # Not sooner: the release is noted as waiting, and its locks are given back.
+        approval.suspend(error)
+        raise
 
 
 def _release(job: Job, shown: artifacts.Shown, log: Log) -> int:
@@ -80,6 +85,7 @@ def _release(job: Job, shown: artifacts.Shown, log: Log) -> int:
         artifacts.verdict(cell, verdict)
         tasks.run(Stage.CARD, lambda: stages.card(session))
         artifacts.card(cell, stages.write(session).read_text(encoding="utf-8"))
+        approval.hold(session, verdict)
         tasks.run(Stage.PUBLISH, lambda: stages.publish(session, verdict), session.published)
     return session.release
 

@@ -11,6 +11,8 @@ from flagrelease.evidence import EvidenceFolder
 from flagrelease.records import BenchmarkVerdict, CellImage, GateResult, Publication, Stage
 from flagrelease.settings import Settings
 from flagrelease.store import Store
+from flagrelease.store.approvals import WAITING
+from flagrelease.store.publications import taken_back
 from flagrelease.store.queries import ImportedFrom, ReleaseView, StageView, release_view
 
 HEADER = ("Benchmark", "n", "Baseline", "Candidate", "Difference", "90 % interval", "Verdict")
@@ -64,6 +66,7 @@ def release_report(release: int, host: Settings, reasons: Mapping[Stage, str] | 
     with closing(Store.open(host.store_url)) as store:
         view = release_view(store, release)
         image = _image(store, view)
+        back = {place: older for (number, place), older in taken_back(store).items() if number == release}
     if view.imported:
         return _import_report(view, view.imported)
     header = ["Stage", "State", "Time", "From", *(["Why"] if reasons else [])]
@@ -77,7 +80,11 @@ def release_report(release: int, host: Settings, reasons: Mapping[Stage, str] | 
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += _errors(view)
     where = {**({"image": image} if image else {}), **places(view, host)}
-    return "\n".join([*lines, "", *(f"- {name}: `{place}`" for name, place in where.items())])
+    decided = [f"- {decision}" for decision in map(_cell, map(str, view.decisions))]
+    decided += [
+        f"- taken back from `{to.target}` ({to.publisher}), where release {older} is" for to, older in back.items()
+    ]
+    return "\n".join([*lines, "", *(f"- {name}: `{place}`" for name, place in where.items()), *decided])
 
 
 def _stage_cells(stage: StageView) -> list[str]:
@@ -91,8 +98,9 @@ def _errors(view: ReleaseView) -> list[str]:
     failed = {f"The stage {stage.stage}": stage.error for stage in view.stages if stage.state == "failed"}
     if view.error and view.error not in failed.values():
         failed["The release"] = view.error
+    became = "waits" if view.state == WAITING else "failed"
     return [
-        line for what, error in failed.items() for line in ("", f"{what} failed:", "", "```text", error or "", "```")
+        line for what, error in failed.items() for line in ("", f"{what} {became}:", "", "```text", error or "", "```")
     ]
 
 

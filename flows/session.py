@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flagrelease import __version__
 from flagrelease.card.build import Snapshot
-from flagrelease.errors import PublishError, StoreError
+from flagrelease.errors import ApprovalNeededError, PublishError, StoreError
 from flagrelease.evidence import EvidenceFolder
 from flagrelease.pipeline import ReleaseRun
 from flagrelease.publish.folder import FolderPublisher
@@ -17,10 +17,12 @@ from flagrelease.publish.hub_calls import HubUnavailableError
 from flagrelease.publish.interface import Publisher
 from flagrelease.records import Stage
 from flagrelease.settings import Settings, settings
-from flagrelease.store import Store
+from flagrelease.store import Store, approvals
+from flagrelease.store.publications import Place, taken_back
 from flows.hubs import hubs_of
 from flows.job import Job, make_plan
 from flows.locks import SharedLock, alone
+from flows.publication import awaited
 from flows.serving import typed_lines
 from flows.stage_reasons import stage_reasons
 from runtime.launch.interface import Log
@@ -55,19 +57,25 @@ class Session:
     def published(self) -> bool:
         """Whether what the stage `publish` did still stands."""
         key = self.run.key(Stage.PUBLISH)
-        return still_published(self.store, [self.publisher, *self.hubs], key, self.release, self.job.target)
+        return still_published(self.store, self.job, self.publisher, self.hubs, key=key, release=self.release)
 
 
-def still_published(store: Store, publishers: Sequence[Publisher], key: str, release: int, target: str) -> bool:
-    """Whether what the stage `publish` with this key did for a release still stands, at every place."""
+def still_published(
+    store: Store, job: Job, folder: FolderPublisher, hubs: Sequence[HubPublisher], *, key: str, release: int
+) -> bool:
+    """Whether what the stage `publish` with this key did for a release of the job still stands, at every place."""
     done = store.finished_stage(Stage.PUBLISH, key)
-    return done is not None and (
-        not done.output["published"] or all(publication_stands(store, one, release, target) for one in publishers)
-    )
+    if done is None:
+        return False
+    places: list[Publisher] = [folder] if done.output["published"] else []
+    places += awaited(store, job, hubs, release, done.output)
+    return all(publication_stands(store, place, release, job.target) for place in places)
 
 
 def publication_stands(store: Store, publisher: Publisher, release: int, target: str) -> bool:
-    """Whether the target holds what this release, or a newer one, published there."""
+    """Whether the target holds what this release, or a newer one, published there, or it was taken back there."""
+    if (release, Place(publisher.name, target)) in taken_back(store, target):
+        return True
     try:
         current = publisher.current(target)
     except HubUnavailableError:
@@ -115,7 +123,7 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
             job,
             the_plan,
             lambda release: still_published(
-                store, [publisher, *hubs], the_plan.keys[Stage.PUBLISH], release, job.target
+                store, job, publisher, hubs, key=the_plan.keys[Stage.PUBLISH], release=release
             ),
         )
         release = store.begin_release(
@@ -139,10 +147,11 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
                 reasons=reasons,
             )
         except BaseException as error:
-            interrupted = not isinstance(error, Exception)
+            state = "failed" if isinstance(error, Exception) else "interrupted"
+            state = approvals.WAITING if isinstance(error, ApprovalNeededError) else state
             # Where the database is what failed, that is the error to be told.
             with suppress(StoreError):
-                store.finish_release(release, "interrupted" if interrupted else "failed", str(error) or None)
+                store.finish_release(release, state, str(error) or None)
             raise
         store.finish_release(release, "completed")
 
@@ -154,7 +163,7 @@ def finished_release(job: Job, host: Settings) -> int | None:
         row = store.release_by_key(the_plan.release_key)
         if row is None or row.state != "completed":
             return None
-        places: list[Publisher] = [publisher_of(host), *hubs_of(host, lambda _: None)]
-        stands = still_published(store, places, the_plan.keys[Stage.PUBLISH], row.id, job.target)
+        folder, hubs = publisher_of(host), hubs_of(host, lambda _: None)
+        stands = still_published(store, job, folder, hubs, key=the_plan.keys[Stage.PUBLISH], release=row.id)
         card = host.output_path / job.cell.id / "README.md"
         return row.id if stands and card.exists() else None

@@ -18,13 +18,14 @@ from flagrelease.card.compose import measured_card
 from flagrelease.card.files import card_files, write_card
 from flagrelease.card.lint import errors_of, knowledge
 from flagrelease.card.lint.stored import imported_cards
-from flagrelease.errors import PublishError
+from flagrelease.errors import ApprovalNeededError, PublishError
 from flagrelease.evidence import EvidenceFolder
 from flagrelease.loading import load_chips, load_matrix
 from flagrelease.pipeline import StageOutput
 from flagrelease.provenance.keys import SigningKey, signing_key
 from flagrelease.provenance.publication import with_provenance
-from flagrelease.provenance.statement import content_sha256
+from flagrelease.provenance.statement import ENVELOPE_FILE, content_sha256
+from flagrelease.publish.interface import Publisher, revision
 from flagrelease.records import (
     Artefact,
     CanaryResult,
@@ -38,14 +39,17 @@ from flagrelease.records import (
     Verdict,
 )
 from flagrelease.store import Store, StoredEvaluation
+from flagrelease.store.publications import Place, taken_back
 from flows import serving
 from flows.job import provenance, required_baseline
+from flows.publication import terms_of
 from flows.session import Session
 from runtime import operators, weights
 from runtime.image.provide import at_hand
 from runtime.launch.interface import Server
 
 PUBLISHED = (Verdict.CONSISTENT, Verdict.INCONCLUSIVE)
+"""Verdicts that go into the folder; what goes to hubs says the matrix."""
 
 
 class Tiers(NamedTuple):
@@ -242,20 +246,50 @@ def publish(session: Session, verdict: GateResult) -> StageOutput:
     if not session.job.publish:
         session.log("publish: not published, it was asked for without")
         return StageOutput({"published": False})
-    if verdict.verdict not in PUBLISHED:
+    to_folder = verdict.verdict in PUBLISHED
+    hubs = [] if session.job.publication.of(verdict.verdict).hubs == "never" else session.hubs
+    if not to_folder and not hubs:
         session.log(f"publish: not published, the verdict is {verdict.verdict}")
         return StageOutput({"published": False})
     store, release, target = session.store, session.release, session.job.target
-    key = signing_key(session.host.home_path)
-    if key is None:
+    files = files_to_publish(session)
+    if ENVELOPE_FILE not in files:
         session.log("publish: not signed, as this host has no key; to have one: flagrelease keys create")
-    files = published_files(store, session.evidence, release, required_baseline(session.job.cell), key)
     _refuse_errors(session, files["README.md"].decode())
-    publication = session.publisher.publish(files, target)
-    store.record_publication(release, publication)
-    for hub in session.hubs:
-        store.record_publication(release, hub.publish(files, target))
-    return StageOutput({"published": True, "revision": publication.revision})
+    content = revision(files)
+    if to_folder and not _taken_back(session, session.publisher):
+        store.record_publication(release, session.publisher.publish(files, target))
+    terms = terms_of(
+        store, session.job.publication, verdict.verdict, release=release, cell=session.job.cell.id, content=content
+    )
+    if hubs and isinstance(terms.refusal, ApprovalNeededError):
+        raise terms.refusal
+    if hubs and terms.refusal is not None:
+        session.log(f"publish: {terms.refusal.message}")
+        hubs = []
+    for hub in hubs:
+        if not _taken_back(session, hub):
+            store.record_publication(release, hub.publish(files, target, visibility=terms.visibility))
+    return StageOutput({"published": to_folder, "revision": content})
+
+
+def _taken_back(session: Session, publisher: Publisher) -> bool:
+    """Whether somebody took the release back at a place, which only publishing it by its number undoes."""
+    release, target = session.release, session.job.target
+    older = taken_back(session.store, target).get((release, Place(publisher.name, target)))
+    if older is None:
+        return False
+    session.log(
+        f"publish: not published to {target} ({publisher.name}): taken back there, and release {older} put back; "
+        f"to publish it again: flagrelease publish release {release}"
+    )
+    return True
+
+
+def files_to_publish(session: Session) -> dict[str, bytes]:
+    """Everything that is published of the release under way, signed if this host has a key."""
+    baseline, key = required_baseline(session.job.cell), signing_key(session.host.home_path)
+    return published_files(session.store, session.evidence, session.release, baseline, key)
 
 
 def published_files(

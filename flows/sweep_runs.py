@@ -188,9 +188,12 @@ def _seen(run: Mapping[str, Any]) -> Seen:
         return Seen("ok", seconds)
     if kind == "CRASHED" and _age_s(run["state"]["timestamp"]) < CRASH_GRACE_S:
         return Seen("waiting", seconds)
+    if kind == "PAUSED":
+        # It waits for a person's approval, without a slot: all else is done, and no sweep waits for people.
+        return Seen("ok", seconds)
     if kind in ("FAILED", "CRASHED", "CANCELLED"):
         return Seen("failed", seconds, _said(message) or f"the run was {kind.lower()}")
-    return Seen("running" if kind in ("RUNNING", "CANCELLING", "PAUSED") else "waiting", seconds)
+    return Seen("running" if kind in ("RUNNING", "CANCELLING") else "waiting", seconds)
 
 
 def _said(message: str) -> str:

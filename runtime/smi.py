@@ -12,6 +12,7 @@ from typing import NamedTuple
 from flagrelease.chip import SmiQuery
 from flagrelease.errors import PreflightError
 from flagrelease.matrix import Chip
+from flagrelease.secrets import child_environment
 
 TIMEOUT_S = 30
 POLL_S = 0.5
@@ -57,6 +58,7 @@ def report(chip: Chip) -> SmiReport | None:
             text=True,
             errors="replace",
             timeout=TIMEOUT_S,
+            env=child_environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise PreflightError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from evaluation.catalogue import Benchmark, Hub, Prepared
 from evaluation.harness.offline import OFFLINE
 from flagrelease.entry import Entry
 from flagrelease.errors import HarnessError, PreflightError
+from flagrelease.secrets import PROXIES, child_environment
 from flagrelease.settings import settings
 
 OWN_ENVIRONMENT = Path(".venv-evalscope/bin/evalscope")
@@ -24,6 +24,8 @@ WORKER = Path(__file__).with_name("evalscope_worker.py")
 # Some of evalscope's own scorers still write the short name of the metric that its lists call accuracy.
 SHORT_NAMES = {"accuracy": "acc"}
 LAST_LINES = 5
+TOKENS = {"huggingface": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"), "modelscope": ("MODELSCOPE_API_TOKEN",)}
+"""What evalscope needs for a data set that its hub gives to some only. Questions from a file need none."""
 
 
 class Task(Entry):
@@ -67,7 +69,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | ({} if hub else OFFLINE),
+            env=child_environment(keep=(*TOKENS[hub.hub], *PROXIES)) if hub else child_environment(OFFLINE),
         )
         try:
             first = self._read()
@@ -204,7 +206,9 @@ def installed_version() -> str:
 def _version(python: Path) -> str:
     code = "from importlib.metadata import version; print(version('evalscope'))"
     try:
-        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=True, env=child_environment()
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         raise PreflightError(
             f"the version of evalscope cannot be read from {python}: {error}",

@@ -10,6 +10,7 @@ from functools import cache
 import typer
 
 from flagrelease.cli import (
+    approve,
     baseline,
     benchmarks,
     card,
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 app.command()(release.release)
 app.command()(release.serve)
-app.command()(publish.publish)
+app.command()(approve.approve)
 app.command()(weights.weights)
 app.command()(deploy.deploy)
 app.command()(plan.plan)
@@ -57,6 +58,7 @@ app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(db.app, name="db")
 app.add_typer(keys.app, name="keys")
+app.add_typer(publish.app, name="publish")
 
 
 @cache

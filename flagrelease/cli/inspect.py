@@ -85,6 +85,7 @@ def show(name: ReleaseName, as_json: AsJson = False) -> None:
 
     from flagrelease.settings import settings
     from flagrelease.store import Store
+    from flagrelease.store.approvals import WAITING
     from flagrelease.store.queries import find_release, release_view
     from flows.report import places, release_report, verdict_table
 
@@ -100,6 +101,6 @@ def show(name: ReleaseName, as_json: AsJson = False) -> None:
     console = Console(width=max(100, shutil.get_terminal_size().columns))
     console.print(Markdown(release_report(view.id, host)))
     if view.error:
-        console.print(f"\nerror: {view.error}", markup=False)
+        console.print(f"\n{'waits' if view.state == WAITING else 'error'}: {view.error}", markup=False)
     if view.gate:
         console.print(Markdown("\n" + verdict_table(view.gate)))

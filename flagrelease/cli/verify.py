@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flagrelease.cli.inspect import AsJson
 
 if TYPE_CHECKING:
+    from flagrelease.provenance.keys import PublicKey
     from flagrelease.provenance.report import Report
 
 WRONG = 1
+FIRST_HUB = "huggingface"
 _SIGNS = {"proven": ("ok", "green"), "wrong": ("WRONG", "red"), "not proven": ("?", "yellow")}
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="a publication, as it was published or downloaded from a hub")],
+    publication: Annotated[
+        str,
+        typer.Argument(
+            help="a folder, as it was published or downloaded; or a repository of a hub: organisation/name[@revision]",
+            metavar="FOLDER|REPOSITORY",
+        ),
+    ],
     key: Annotated[Path | None, typer.Option(help="public key (PEM) of whom the release should be from")] = None,
+    hub: Annotated[
+        Literal["huggingface", "modelscope"] | None,
+        typer.Option(help=f"the hub that has the repository, by default {FIRST_HUB}; without it a folder comes first"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a published release: signature, files, the card's numbers, and the scores from the published answers.
 
-    Needs no database, no account and no network; docs/verify.md says what it proves.
+    Needs no database and no account, and of a folder no network; docs/verify.md says what it proves.
     Exit code: 0 nothing is wrong, 1 something is, 10 and above: it could not be checked.
     """
     import json
@@ -32,6 +44,7 @@ def verify(
     from flagrelease.errors import PreflightError
     from flagrelease.provenance.keys import read_public_key
     from flagrelease.provenance.verify import verify_folder
+    from flagrelease.publish.fetch import REPOSITORY
 
     try:
         trusted = None if key is None else read_public_key(key.read_bytes(), str(key))
@@ -39,13 +52,37 @@ def verify(
         raise PreflightError(
             f"cannot read the key {key}: {error.strerror}", remedy="name the file of the publisher's public key"
         ) from None
-    report = verify_folder(folder, trusted, recompute)
+    if hub is not None or (not Path(publication).exists() and REPOSITORY.fullmatch(publication)):
+        report = _on_hub(publication, hub or FIRST_HUB, trusted)
+    else:
+        report = verify_folder(Path(publication), trusted, recompute)
     if as_json:
         found = {"ok": report.ok, **report.model_dump(mode="json"), "problems": report.problems}
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         _print(report)
     raise typer.Exit(0 if report.ok else WRONG)
+
+
+def _on_hub(repository: str, hub: str, trusted: PublicKey | None) -> Report:
+    """The report on a repository, whose publication is fetched for it."""
+    from tempfile import TemporaryDirectory
+
+    from evaluation.recompute import recompute
+    from flagrelease.provenance.verify import published_names, verify_folder
+    from flagrelease.publish.fetch import fetch
+    from flagrelease.settings import settings
+    from flows.hubs import reader_of
+
+    with TemporaryDirectory(prefix="flagrelease-") as name:
+        folder = Path(name)
+        client = reader_of(hub, settings())
+        fetched = fetch(client, repository, folder, wanted=published_names, log=_say)
+        return verify_folder(folder, trusted, recompute, place=fetched.place, beside=fetched.beside)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _print(report: Report) -> None:

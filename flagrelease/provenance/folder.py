@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from flagrelease.errors import PublishError
@@ -15,6 +16,26 @@ ATTRIBUTES = ".gitattributes"
 """Both hubs put one into a repository that has none."""
 KEPT_BY_CLIENTS = (".git", ".cache/huggingface")
 """What git and the hubs' clients keep in a folder; it is not looked at."""
+EVIDENCE = "evidence/"
+MODEL_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "*.gguf"),
+    *("config.json", "configuration.json", "generation_config.json", "quantize_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *(
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "*.tiktoken",
+        "spiece.model",
+        "sentencepiece.*.model",
+    ),
+    *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json"),
+    *("chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.md", "LICENSE.txt"),
+)
+"""Names of a model's own files, which lie in a hub's repository beside what FlagRelease publishes. Nobody stated their
+hashes, so nothing is said of them. What runs on its reader's machine is not among them, such as Python code and pickled
+weights (`*.bin`): where nobody vouches for it, that is wrong.
+"""
 
 _PART = 1 << 20
 
@@ -22,9 +43,14 @@ _PART = 1 << 20
 class Folder:
     """Files with their hashes. Links are followed, as a hub's cache is made of them; what is no file is listed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, place: str | None = None, beside: Iterable[str] = ()) -> None:
+        """`place`: what people call it; `beside`: names of files that belong to it and were not downloaded."""
+        self.path, self.place = path, place or str(path)
         self.hashes: dict[str, str] = {}
+        self.absent: set[str] = set()
+        """Names of files that lie where it came from, and not here."""
+        self.model_files: list[str] = []
+        """A model's own files, here or where it came from, that were not published: nobody looked at them."""
         self.odd: dict[str, str] = {}
         """What stands there and is no file that can be read, and why."""
         self.left_out: list[str] = []
@@ -32,27 +58,44 @@ class Folder:
         if not path.is_dir():
             raise PublishError(
                 f"there is no folder {path}",
-                remedy="name the folder of a publication; one on a hub has to be downloaded first: "
-                "hf download REPOSITORY --local-dir FOLDER, or "
-                "modelscope download --model REPOSITORY --local_dir FOLDER",
+                remedy="name the folder of a publication, or its repository on a hub: "
+                "organisation/name --hub huggingface|modelscope",
             )
         for name in _names(path):
             self._look(name)
+        for name in beside:
+            if name == ATTRIBUTES:
+                self.left_out.append(name)
+            elif is_model_file(name):
+                self.model_files.append(name)
+            else:
+                self.absent.add(name)
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; none where it is not there."""
         return (self.path / name).read_bytes() if name in self.hashes else None
 
-    def leave_out_attributes(self) -> None:
-        """Do not look at a hub's own ATTRIBUTES: to be called where none was published."""
-        if self.hashes.pop(ATTRIBUTES, None):
+    def leave_out_others(self, published: Collection[str]) -> None:
+        """Do not look at a hub's own ATTRIBUTES and a model's own files, where they were not `published`."""
+        if ATTRIBUTES in self.hashes and ATTRIBUTES not in published:
+            del self.hashes[ATTRIBUTES]
             self.left_out.insert(0, ATTRIBUTES)
+        for name in [name for name in self.model_files if name in published]:
+            self.model_files.remove(name)
+            self._hash(name)
 
     def _look(self, name: str) -> None:
         if kept := next((each for each in KEPT_BY_CLIENTS if name == each or name.startswith(f"{each}/")), None):
             if kept not in self.left_out:
                 self.left_out.append(kept)
             return
+        if is_model_file(name):
+            # It may be large, and is most likely none of the published ones.
+            self.model_files.append(name)
+        else:
+            self._hash(name)
+
+    def _hash(self, name: str) -> None:
         path = self.path / name
         try:
             # Asked before it is opened: a pipe would never end.
@@ -74,7 +117,7 @@ def file_problems(folder: Folder, published: Mapping[str, str], own: set[str]) -
         if folder.hashes.get(name, sha256) != sha256
     ]
     problems += [f"{name}: is missing" for name in sorted(published.keys() - there)]
-    added = folder.hashes.keys() - published.keys() - own
+    added = (folder.hashes.keys() | folder.absent) - published.keys() - own
     if MANIFEST in added:
         added = added - {MANIFEST}
         problems += _manifest_problems(folder)
@@ -90,6 +133,12 @@ def _manifest_problems(folder: Folder) -> list[str]:
     here = {name: sha256 for name, sha256 in folder.hashes.items() if name != MANIFEST}
     wrong = sorted(name for name in listed.keys() | here.keys() if listed.get(name) != here.get(name))
     return [f"{MANIFEST}: it does not fit {', '.join(wrong)}"] if wrong else []
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a path is one of MODEL_FILES; evidence is none, whatever its name."""
+    base = name.rpartition("/")[2]
+    return not name.startswith(EVIDENCE) and any(fnmatchcase(base, pattern) for pattern in MODEL_FILES)
 
 
 def _names(root: Path) -> Iterator[str]:

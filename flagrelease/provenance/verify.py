@@ -7,6 +7,7 @@ the evidence among those are then held against the numbers in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from flagrelease.errors import PreflightError, PublishError
 from flagrelease.provenance.card_check import CARD, card_problems, numbers_of
 from flagrelease.provenance.dsse import EnvelopeError, open_envelope, unverified_payload
-from flagrelease.provenance.folder import ATTRIBUTES, Folder, file_problems
+from flagrelease.provenance.folder import EVIDENCE, Folder, file_problems
 from flagrelease.provenance.keys import ID_SHOWN, PublicKey, read_public_key
 from flagrelease.provenance.report import Check, KeyUsed, Report, State, check_of
 from flagrelease.provenance.statement import (
@@ -26,13 +27,30 @@ from flagrelease.provenance.statement import (
     StatementError,
     read_statement,
 )
+from flagrelease.publish.interface import MANIFEST
+from flagrelease.publish.interface import stated as listed
 from flagrelease.records import GateResult
 
-EVIDENCE = "evidence/"
 VERDICT_FILE = f"{EVIDENCE}verdict.json"
+
+MOST_NAMES = 6
+"""Of files that are no part of a publication, on a page about it."""
 
 Recompute = Callable[[Statement, Callable[[str], bytes | None]], Sequence[Check]]
 """Computes numbers again from the answers of a statement's publication, whose files it reads by path."""
+
+
+def published_names(read: Callable[[str], bytes | None]) -> set[str]:
+    """All files that a publication may be said to have, whoever says so: by its statement, signed or not, and manifest.
+
+    `read` gives a file by its name; none where it is not there.
+    """
+    names = {CARD, MANIFEST, STATEMENT_FILE, ENVELOPE_FILE, KEY_FILE}
+    names |= {file.path for file in listed(read(MANIFEST) or b"") or ()}
+    for content in (read(STATEMENT_FILE) or b"", _payload(read(ENVELOPE_FILE) or b"")):
+        with suppress(StatementError):
+            names |= read_statement(content).files.keys()
+    return names
 
 
 class _Signed(NamedTuple):
@@ -43,22 +61,30 @@ class _Signed(NamedTuple):
     problems: list[str]
 
 
-def verify_folder(path: Path, trusted: PublicKey | None, recompute: Recompute) -> Report:
+def verify_folder(
+    path: Path,
+    trusted: PublicKey | None,
+    recompute: Recompute,
+    *,
+    place: str | None = None,
+    beside: Sequence[str] = (),
+) -> Report:
     """What a publication in a folder proves. `trusted`: the public key of whom it should be from.
 
-    Raises PublishError where the folder is no publication with a statement, or one of another FlagRelease.
+    `place`: where it was downloaded from, by default the folder; `beside`: names of files that lie there too and were
+    not downloaded. Raises PublishError where the folder is no publication with a statement, or one of another
+    FlagRelease.
     """
-    folder = Folder(path)
+    folder = Folder(path, place=place, beside=beside)
     signed = _signed(folder, trusted)
     try:
         stated = read_statement(signed.content)
     except StatementError as error:
         raise PublishError(
-            f"{path / STATEMENT_FILE} is no statement that this FlagRelease can read: {error}",
+            f"{STATEMENT_FILE} in {folder.place} is no statement that this FlagRelease can read: {error}",
             remedy="if the release was made by a newer FlagRelease, check it with that one; else do not use it",
         ) from None
-    if ATTRIBUTES not in stated.files:
-        folder.leave_out_attributes()
+    folder.leave_out_others(stated.files)
 
     def published(name: str) -> bytes | None:
         """A file as it was published: of one that was changed nothing follows."""
@@ -74,7 +100,7 @@ def verify_folder(path: Path, trusted: PublicKey | None, recompute: Recompute) -
     ]
     measured = stated.measured
     return Report(
-        place=str(path),
+        place=folder.place,
         release=measured.release,
         cell=measured.cell,
         verdict=measured.gate.verdict,
@@ -91,8 +117,8 @@ def _signed(folder: Folder, trusted: PublicKey | None) -> _Signed:
     plain, envelope = folder.read(STATEMENT_FILE), folder.read(ENVELOPE_FILE)
     if plain is None and envelope is None:
         raise PublishError(
-            f"{folder.path} is no publication that can be checked: it has neither {STATEMENT_FILE} nor {ENVELOPE_FILE}",
-            remedy="name the folder that a release was published or downloaded to; publications of older versions of "
+            f"{folder.place} is no publication to be checked: it has neither {STATEMENT_FILE} nor {ENVELOPE_FILE}",
+            remedy="name the folder or repository that a release was published to; publications of older versions of "
             "FlagRelease have no statement",
         )
     if envelope is None:
@@ -207,6 +233,10 @@ def _not_proven(checks: Sequence[Check], key: KeyUsed | None, stated: Statement,
         told.append("operators that ran")
     if told:
         said.append(f"{', '.join(told)}: taken as the server told it once")
+    if folder.model_files:
+        first, more = folder.model_files[:MOST_NAMES], len(folder.model_files) - MOST_NAMES
+        names = ", ".join(first) + (f" and {more} more" if more > 0 else "")
+        said.append(f"the model's own files, which are no part of the release and were not looked at: {names}")
     if folder.left_out:
         said.append(f"what a hub or its client put there was not looked at: {', '.join(folder.left_out)}")
     return said

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flagrelease.errors import OutputError, PublishError
+from flagrelease.publication_policy import Visibility
 from flagrelease.publish.guards import check_files, check_target
 from flagrelease.publish.interface import MANIFEST, Plan, make_plan, manifest, manifest_json, revision
 from flagrelease.records import Publication
@@ -42,7 +43,7 @@ class FolderPublisher:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def plan(self, files: Mapping[str, bytes], target: str) -> Plan:
+    def plan(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Plan:  # noqa: ARG002
         """What `publish` would change in the folder of `target`; edits there would be replaced."""
         check_files(files)
         folder = self._folder(target)
@@ -59,7 +60,7 @@ class FolderPublisher:
             refusal=_not_ours(folder),
         )
 
-    def publish(self, files: Mapping[str, bytes], target: str) -> Publication:
+    def publish(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Publication:  # noqa: ARG002
         """Make the folder of `target` hold exactly `files` and the manifest."""
         check_files(files)
         folder = self._folder(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from flagrelease.errors import PublishError
 from flagrelease.publish.interface import MANIFEST
+from flagrelease.secrets import own_values
 
 DOTFILES = frozenset({".eval_results", ".gitattributes"})
 """Names with a leading dot that a hub's repository may hold; others are usually there by mistake."""
@@ -39,10 +39,6 @@ _SECRETS = {
         "a bearer token": rb"uthorization[\"']?\s*[:=]\s*[\"']?(?:Bearer|Basic)\s+[\w.~+/=-]{20,}",
     }.items()
 }
-_NAMES_OF_SECRETS = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE
-)
-_NO_SECRETS = re.compile(r"_(?:FILE|PATH|DIR|URL|HOME|TTL|LENGTH|LIMIT)$|PARALLELISM|MAX_TOKENS", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +53,7 @@ class Places:
     def check(self, endpoint: str, target: str) -> None:
         """Raise PublishError where `target` at `endpoint` is not among them."""
         check_target(target)
-        if _origin(endpoint) not in {_origin(allowed) for allowed in self.endpoints}:
+        if not self.trusted(endpoint):
             raise PublishError(
                 f"{endpoint} is not a hub to publish to; allowed: {', '.join(self.endpoints) or 'none'}",
                 remedy="correct the endpoint, or add it to FLAGRELEASE_HUB_ENDPOINTS if it may have your token",
@@ -68,6 +64,10 @@ class Places:
                 f"{target} is outside the namespaces to publish in; allowed: {', '.join(self.namespaces) or 'none'}",
                 remedy="correct the name, or add the namespace to FLAGRELEASE_HUB_NAMESPACES",
             )
+
+    def trusted(self, endpoint: str) -> bool:
+        """Whether a hub at this address may get a token."""
+        return _origin(endpoint) in {_origin(allowed) for allowed in self.endpoints}
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -123,11 +123,7 @@ def own_secrets(more: Iterable[str] = ()) -> dict[bytes, str]:
     """Values of this process that must not leave it, each with where it comes from: tokens, keys and passwords of the
     environment, by the names of their variables, and `more`.
     """
-    values = {
-        value: f"the value of {name}"
-        for name, value in os.environ.items()
-        if _NAMES_OF_SECRETS.search(name) and not _NO_SECRETS.search(name)
-    }
+    values = {value: f"the value of {name}" for name, value in own_values().items()}
     values |= dict.fromkeys(more, "the hub's token")
     return {value.encode(): name for value, name in values.items() if len(value) >= SHORTEST_SECRET}
 

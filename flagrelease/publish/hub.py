@@ -7,9 +7,10 @@ decides.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from flagrelease.errors import PublishError
+from flagrelease.publication_policy import Visibility
 from flagrelease.publish import guards
 from flagrelease.publish.hub_calls import Caller, HubUnavailableError
 from flagrelease.publish.hub_client import Creation, HubClient, MovedError, RemoteState
@@ -41,12 +42,16 @@ class HubPublisher:
         log: Callable[[str], None],
         create: Creation | None = None,
         replace: str | None = None,
+        taken_back: Collection[str] = (),
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`log` is told each wait with its reason; `pause` waits a number of seconds."""
+        """`taken_back`: revisions of newer releases that an older one may replace, where nobody edited them.
+
+        `log` is told each wait with its reason; `pause` waits a number of seconds.
+        """
         self.name = client.name
         self._client, self._places, self._ledger, self._log = client, places, ledger, log
-        self._create, self._replace, self._pause = create, replace, pause
+        self._create, self._replace, self._taken_back, self._pause = create, replace, taken_back, pause
         self._call = Caller(client.name, log, pause)
 
     def current(self, target: str) -> Publication | None:
@@ -64,9 +69,9 @@ class HubPublisher:
             publisher=self.name, target=target, revision=digest([file.model_dump() for file in files]), files=files
         )
 
-    def plan(self, files: Mapping[str, bytes], target: str) -> Plan:
+    def plan(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Plan:
         """What `publish` would change, from what the hub holds now; nothing is sent."""
-        work = self._work(files, target)
+        work = self._work(files, target, visibility)
         state = work.there.state()
         if state is None:
             return Plan(
@@ -89,24 +94,40 @@ class HubPublisher:
             refusal=self._refusal(work, state),
         )
 
-    def publish(self, files: Mapping[str, bytes], target: str) -> Publication:
+    def publish(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Publication:
         """Make `target` hold `files` and a manifest in one commit, read them back, and tag that state.
 
+        `visibility`: who may see the files; `private` goes into a private repository only, and None asks nothing.
         PublishError: refused, or read back differently. HubUnavailableError: the hub does not answer; the same call
         later goes on from there.
         """
-        work = self._work(files, target)
+        work = self._work(files, target, visibility)
         with self._ledger.opened(self.name, target) as entry:
             state = work.there.state() or self._created(work)
             state = self._committed(work, state, entry)
             entry.end()
             self._verify(work, state)
             self._tag(work, state)
+        if visibility == "public" and work.there.visibility() == "private":
+            self._log(f"{self.name}: {target} is private: only those who have access to it see release {work.release}")
         return Publication(publisher=self.name, target=target, revision=revision(files), files=manifest(files))
+
+    def released(self, target: str, release: int) -> dict[str, bytes] | None:
+        """The files of a release as its tag names them; None: there is no such tag, or it names no publication.
+
+        Whether they are what was published then is to be seen from their revision.
+        """
+        self._places.check(self._client.endpoint, target)
+        there = Reader(self._client, self._call, target)
+        state = there.state(tag_of(release))
+        files = there.stated(state) if state else None
+        if state is None or files is None:
+            return None
+        return {file.path: there.content(state, file.path) for file in files if file.path in state.files}
 
     # Before anything is sent
 
-    def _work(self, files: Mapping[str, bytes], target: str) -> _Work:
+    def _work(self, files: Mapping[str, bytes], target: str, visibility: Visibility | None) -> _Work:
         """What is to be published, once it may leave this host."""
         self._places.check(self._client.endpoint, target)
         guards.check_files(files)
@@ -118,13 +139,24 @@ class HubPublisher:
                 remedy="publish the card of a release: flagrelease card render <release>",
             )
         stated = Publication(publisher=self.name, target=target, revision=revision(files), files=manifest(files))
-        return _Work(Reader(self._client, self._call, target), {**files, MANIFEST: manifest_json(stated)}, release)
+        return _Work(
+            Reader(self._client, self._call, target), {**files, MANIFEST: manifest_json(stated)}, release, visibility
+        )
 
     def _refusal(self, work: _Work, state: RemoteState) -> PublishError | None:
         """Why nothing may be written over a state."""
-        if state.head in work.accepted or state.head == self._replace or work.there.holds(state, work.files):
+        if work.there.holds(state, work.files):
             return None
-        reason = work.there.foreign(state, work.files, work.release)
+        if work.visibility == "private" and (exposed := work.there.visibility()) != "private":
+            return PublishError(
+                f"not published to {work.there.target} ({self.name}): release {work.release} is for private "
+                f"repositories only, and this one is {exposed or 'not said to be private'}",
+                remedy="make the repository private there; or publish it all the same, with a reason that is kept: "
+                f'flagrelease publish release {work.release} --override "REASON"',
+            )
+        if state.head in work.accepted or state.head == self._replace:
+            return None
+        reason = work.there.foreign(state, work.files, work.release, self._taken_back)
         if reason is None:
             return None
         return PublishError(
@@ -132,16 +164,23 @@ class HubPublisher:
             remedy=f"look at what is there; to replace it all the same, name its state: --replace {state.head}",
         )
 
-    def _missing(self, target: str) -> PublishError:
+    def _missing(self, work: _Work) -> PublishError:
         return PublishError(
-            f"there is no repository {target} at {self._client.endpoint}, or the token may not see it",
-            remedy="correct the name; to have it created, say so with its visibility: --create public|private",
+            f"there is no repository {work.there.target} at {self._client.endpoint}, or the token may not see it",
+            remedy="correct the name; to have it created, say so with its visibility: "
+            f"flagrelease publish release {work.release} --create public|private",
         )
 
     def _uncreatable(self, work: _Work) -> PublishError | None:
         """Why a repository that is not there must not be created."""
         if self._create is None:
-            return self._missing(work.there.target)
+            return self._missing(work)
+        if work.visibility == "private" and self._create.visibility != "private":
+            return PublishError(
+                f"release {work.release} is for private repositories only, {work.there.target} was to be created "
+                f"{self._create.visibility}",
+                remedy="create it private: --create private",
+            )
         licence = front_matter(work.files[CARD]).get("license")
         if licence == self._create.licence:
             return None
@@ -157,7 +196,7 @@ class HubPublisher:
         target, creation = work.there.target, self._create
         refusal = self._uncreatable(work)
         if refusal or creation is None:
-            raise refusal or self._missing(target)
+            raise refusal or self._missing(work)
         self._call.write(lambda: self._client.create(target, creation))
         for seconds in SETTLING_S:
             self._pause(seconds)
@@ -201,7 +240,7 @@ class HubPublisher:
             work.there.target,
             work.there.differing(base, work.files),
             sorted(path for path in owned & base.files.keys() if path not in work.files),
-            f"FlagRelease release {work.release}, {work.mark}",
+            f"FlagRelease release {work.release}{' put back' if self._taken_back else ''}, {work.mark}",
             base,
         )
 
@@ -212,7 +251,7 @@ class HubPublisher:
             self._raise_if_proposed(work)
             state = work.there.state()
             if state is None:
-                raise self._missing(work.there.target)
+                raise self._missing(work)
             if state.head != before.head:
                 return state
         return before
@@ -267,10 +306,10 @@ class HubPublisher:
 
 
 class _Work:
-    """One call of `publish` or `plan`: where, what, of which release, over which states without a question."""
+    """One call of `publish` or `plan`: where, what, of which release, for whom, over which states unasked."""
 
-    def __init__(self, there: Reader, files: Mapping[str, bytes], release: int) -> None:
-        self.there, self.files, self.release = there, files, release
+    def __init__(self, there: Reader, files: Mapping[str, bytes], release: int, visibility: Visibility | None) -> None:
+        self.there, self.files, self.release, self.visibility = there, files, release, visibility
         self.manifest = sha256(files[MANIFEST])
         self.mark = f"manifest {self.manifest[:16]}"
         self.accepted: set[str] = set()

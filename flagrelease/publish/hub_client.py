@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 from flagrelease.errors import PreflightError
+from flagrelease.publication_policy import Visibility
 
 
 class ThrottledError(Exception):
@@ -54,8 +56,7 @@ class RemoteState:
 class Creation:
     """A repository that may be created where none is: nothing about it is left to a hub's default."""
 
-    visibility: str
-    """`public` or `private`."""
+    visibility: Visibility
     licence: str
     """SPDX identifier in lower case, as the card's front matter names it."""
 
@@ -74,6 +75,10 @@ class HubClient(Protocol):
 
     def state(self, target: str, tag: str | None = None) -> RemoteState | None:
         """What the default branch, or a tag, holds; None: there is no such repository, or tag."""
+        ...
+
+    def visibility(self, target: str) -> Visibility | None:
+        """Who may see the repository `target`, which is there; None: the hub does not say, or says something else."""
         ...
 
     def proposed(self, target: str, mark: str) -> tuple[str, RemoteState] | None:
@@ -103,7 +108,7 @@ def check_library(module: str) -> None:
     """Raise PreflightError where the library of a hub is not installed; nothing is imported."""
     if importlib.util.find_spec(module) is None:
         raise PreflightError(
-            f"publishing there needs the Python package {module.replace('_', '-')}, which is not installed",
+            f"talking to this hub needs the Python package {module.replace('_', '-')}, which is not installed",
             remedy='pip install "flagrelease[hubs]"',
         )
 
@@ -131,3 +136,9 @@ def redacted(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, "…")
     return " ".join(text.split())[:500]
+
+
+def without_secrets(error: Exception, secrets: tuple[str, ...]) -> Exception | None:
+    """An exception of a library as the cause of one of ours; None where a traceback of it would show a token."""
+    shown = "".join(traceback.format_exception(error))
+    return None if any(secret in shown for secret in secrets) else error

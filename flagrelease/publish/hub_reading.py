@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import yaml
 
+from flagrelease.publication_policy import Visibility
 from flagrelease.publish.hub_calls import Caller
 from flagrelease.publish.hub_client import HubClient, RemoteState
 from flagrelease.publish.interface import MANIFEST, stated
-from flagrelease.records import PublishedFile
+from flagrelease.records import PublishedFile, digest
 
 CARD = "README.md"
 
@@ -27,6 +28,10 @@ class Reader:
     def state(self, tag: str | None = None) -> RemoteState | None:
         """What the default branch, or a tag, holds now; None: there is no such repository, or tag."""
         return self._call.read(f"read {self.target}", lambda: self._client.state(self.target, tag))
+
+    def visibility(self) -> Visibility | None:
+        """Who may see the repository, asked now; None: the hub does not say."""
+        return self._call.read(f"read {self.target}", lambda: self._client.visibility(self.target))
 
     def proposed(self, mark: str) -> tuple[str, RemoteState] | None:
         """Address and content of the open pull request with this mark."""
@@ -70,8 +75,13 @@ class Reader:
             file.path for file in files if file.path not in state.files or self.sha256(state, file.path) != file.sha256
         ]
 
-    def foreign(self, state: RemoteState, files: Mapping[str, bytes], release: int) -> str | None:
-        """Why `files` of a release must not go over a state, in words; None: what they replace is ours, and older."""
+    def foreign(
+        self, state: RemoteState, files: Mapping[str, bytes], release: int, taken_back: Collection[str] = ()
+    ) -> str | None:
+        """Why `files` of a release must not go over a state, in words; None: what they replace is ours, and older.
+
+        `taken_back`: revisions of newer releases that may be replaced.
+        """
         published = self.stated(state)
         owned = set() if published is None else {MANIFEST, *(file.path for file in published)}
         at_stake = {path: content for path, content in files.items() if path in state.files and path not in owned}
@@ -80,7 +90,8 @@ class Reader:
         if edited := self.edited(state, published or []):
             return f"somebody changed it since FlagRelease published it: {', '.join(edited)}"
         there = release_of(self.content(state, CARD)) if published and CARD in state.files else None
-        if there is not None and there > release:
+        revision = digest([file.model_dump() for file in published or ()])
+        if there is not None and there > release and revision not in taken_back:
             return f"it holds the newer release {there}"
         tagged = self.state(tag_of(release))
         if tagged is not None and not self.holds(tagged, files):

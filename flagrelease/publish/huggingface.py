@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from flagrelease import __version__
 from flagrelease.errors import PublishError
+from flagrelease.publication_policy import Visibility
 from flagrelease.publish.hub_client import (
     Creation,
     MovedError,
@@ -25,6 +26,7 @@ from flagrelease.publish.hub_client import (
     asked_wait,
     check_library,
     redacted,
+    without_secrets,
 )
 
 if TYPE_CHECKING:
@@ -42,17 +44,27 @@ class HuggingFaceClient:
     name = "huggingface"
 
     def __init__(
-        self, *, endpoint: str = ENDPOINT, token: SecretStr | None = None, pull_requests: bool = False
+        self,
+        *,
+        endpoint: str = ENDPOINT,
+        token: SecretStr | None = None,
+        pull_requests: bool = False,
+        anonymous: bool = False,
     ) -> None:
-        """Without a token the library finds one: HF_TOKEN, a trusted publisher's, the one of `hf auth login`."""
+        """Without a token the library finds one: HF_TOKEN, a trusted publisher's, the one of `hf auth login`.
+
+        `anonymous`: it sends none, as for an address that may not have it.
+        """
         check_library("huggingface_hub")
         self.endpoint = endpoint.rstrip("/")
         self.pull_requests = pull_requests
-        self._token = token
+        self._token, self._anonymous = token, anonymous
         self._made: HfApi | None = None
 
     def secrets(self) -> tuple[str, ...]:
         """The token."""
+        if self._anonymous:
+            return ()
         if self._token:
             return (self._token.get_secret_value(),)
         from huggingface_hub import get_token
@@ -82,6 +94,12 @@ class HuggingFaceClient:
         }
         return RemoteState(head=commit, at=commit, files=files)
 
+    def visibility(self, target: str) -> Visibility | None:
+        """As its information says."""
+        with self._answers() as api:
+            private = api.repo_info(target).private
+        return None if private is None else "private" if private else "public"
+
     def proposed(self, target: str, mark: str) -> tuple[str, RemoteState] | None:
         """The newest open pull request with this mark."""
         with self._answers() as api:
@@ -97,11 +115,7 @@ class HuggingFaceClient:
             from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
             from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-            headers = build_hf_headers(
-                token=self._token.get_secret_value() if self._token else None,
-                library_name="flagrelease",
-                library_version=__version__,
-            )
+            headers = build_hf_headers(token=self._sent(), library_name="flagrelease", library_version=__version__)
             url = hf_hub_url(target, path, revision=state.at, endpoint=self.endpoint)
             answer = get_session().get(url, headers=headers)
             hf_raise_for_status(answer)
@@ -140,39 +154,50 @@ class HuggingFaceClient:
         try:
             yield api
         except HfHubHTTPError as error:
-            raise self._meaning(error) from error
+            raise self._meaning(error) from without_secrets(error, self.secrets())
         except OfflineModeIsEnabled as error:
             raise PublishError(
-                "huggingface_hub may not reach the hub: HF_HUB_OFFLINE is set", remedy="unset it, then publish again"
-            ) from error
+                "huggingface_hub may not reach the hub: HF_HUB_OFFLINE is set", remedy="unset it, then try again"
+            ) from without_secrets(error, self.secrets())
         except httpx2.HTTPError as error:
-            raise UnansweredError(f"the connection broke ({type(error).__name__})") from error
+            raise UnansweredError(f"the connection broke ({type(error).__name__})") from without_secrets(
+                error, self.secrets()
+            )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UnansweredError("the answer is none that huggingface_hub understands") from error
+            raise UnansweredError("the answer is none that huggingface_hub understands") from without_secrets(
+                error, self.secrets()
+            )
         except ValueError as error:
             # The hub looks at a card's front matter before it takes it.
             raise PublishError(
                 f"huggingface did not take it: {self._said(error)}", remedy="correct what it names, then publish again"
-            ) from error
+            ) from without_secrets(error, self.secrets())
         except RuntimeError as error:
             # Uploads of large files put every fault into one of these.
             if isinstance(error.__cause__, HfHubHTTPError):
-                raise self._meaning(error.__cause__) from error
-            raise UnansweredError(f"an upload broke ({type(error.__cause__ or error).__name__})") from error
+                raise self._meaning(error.__cause__) from without_secrets(error, self.secrets())
+            raise UnansweredError(f"an upload broke ({type(error.__cause__ or error).__name__})") from without_secrets(
+                error, self.secrets()
+            )
 
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi, get_session
 
         if self._made is None:
-            token = self._token.get_secret_value() if self._token else None
             self._made = HfApi(
-                endpoint=self.endpoint, token=token, library_name="flagrelease", library_version=__version__
+                endpoint=self.endpoint, token=self._sent(), library_name="flagrelease", library_version=__version__
             )
         session = get_session()
         hooks = session.event_hooks
         if _raise_at_once not in hooks["response"]:
             session.event_hooks = {**hooks, "response": [*hooks["response"], _raise_at_once]}
         return self._made
+
+    def _sent(self) -> str | bool | None:
+        """The token as the library takes it: None where it is to find one, False where it is to send none."""
+        if self._anonymous:
+            return False
+        return self._token.get_secret_value() if self._token else None
 
     def _meaning(self, error: Any) -> Exception:
         """What an answer of the hub means for us."""
@@ -185,7 +210,7 @@ class HuggingFaceClient:
             return UnansweredError(f"the hub answered {status}")
         remedy = "see what it says"
         if status in (401, 403):
-            remedy = "give a token that may write there (FLAGRELEASE_HUGGINGFACE_TOKEN); one that may only open pull "
+            remedy = "give a token that may do that there (FLAGRELEASE_HUGGINGFACE_TOKEN); one that may only open pull "
             remedy += "requests needs FLAGRELEASE_HUGGINGFACE_PULL_REQUESTS=true"
         return PublishError(f"huggingface refused, {status}: {self._said(error)}", remedy=remedy)
 

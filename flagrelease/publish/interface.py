@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flagrelease.errors import PublishError
+from flagrelease.publication_policy import Visibility
 from flagrelease.records import Publication, PublishedFile, digest
 
 MANIFEST = "manifest.json"
@@ -24,15 +25,17 @@ class Publisher(Protocol):
 
     name: str
 
-    def plan(self, files: Mapping[str, bytes], target: str) -> Plan:
+    def plan(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Plan:
         """What `publish` would do, and why it would refuse; nothing is written.
 
         PublishError: the files or the target may not be published at all.
         """
         ...
 
-    def publish(self, files: Mapping[str, bytes], target: str) -> Publication:
+    def publish(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Publication:
         """Make `target` (organisation/name) hold exactly `files` (path → content), and read that back.
+
+        `visibility`: who may see the files; on a hub `private` goes into a private repository only, None asks nothing.
 
         Nothing is written if it holds them already. PublishError: refused, or read back differently;
         OutputError: it cannot be written.

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from flagrelease import __version__
 from flagrelease.errors import PublishError
+from flagrelease.publication_policy import Visibility
 from flagrelease.publish.hub_client import (
     Creation,
     MovedError,
@@ -27,6 +28,7 @@ from flagrelease.publish.hub_client import (
     UnansweredError,
     check_library,
     redacted,
+    without_secrets,
 )
 from flagrelease.publish.hub_reading import sha256
 from flagrelease.records import digest
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 ENDPOINT = "https://modelscope.cn"
 BRANCH = "master"
-VISIBILITY = {"private": 1, "public": 5}
+VISIBILITY: Mapping[Visibility, int] = {"private": 1, "public": 5}
+"""As the hub numbers it; 3 is `internal`, which is wider than private."""
 
 
 class ModelScopeClient:
@@ -45,15 +48,20 @@ class ModelScopeClient:
     name = "modelscope"
     pull_requests = False
 
-    def __init__(self, *, endpoint: str = ENDPOINT, token: SecretStr | None = None) -> None:
-        """Without a token, the library's own way counts: MODELSCOPE_API_TOKEN, the one of `ms login`."""
+    def __init__(self, *, endpoint: str = ENDPOINT, token: SecretStr | None = None, anonymous: bool = False) -> None:
+        """Without a token, the library's own way counts: MODELSCOPE_API_TOKEN, the one of `ms login`.
+
+        `anonymous`: none is sent, as to an address that may not have it.
+        """
         check_library("modelscope_hub")
         self.endpoint = endpoint.rstrip("/")
-        self._token = token
+        self._token, self._anonymous = token, anonymous
         self._made: LegacyClient | None = None
 
     def secrets(self) -> tuple[str, ...]:
         """The token."""
+        if self._anonymous:
+            return ()
         if self._token:
             return (self._token.get_secret_value(),)
         from modelscope_hub.config import get_default_config
@@ -82,6 +90,12 @@ class ModelScopeClient:
             }
         head = digest(sorted([path, file.sha256, file.size] for path, file in files.items()))
         return RemoteState(head=head, at=tag or BRANCH, files=files)
+
+    def visibility(self, target: str) -> Visibility | None:
+        """As its information says."""
+        with self._answers() as api:
+            number = api.get_repo_info(target, "model").get("Visibility")
+        return next((name for name, known in VISIBILITY.items() if known == number), None)
 
     def proposed(self, target: str, mark: str) -> None:  # noqa: ARG002
         """ModelScope's protocol has no pull requests."""
@@ -164,13 +178,17 @@ class ModelScopeClient:
         try:
             yield self._api()
         except RateLimitError as error:
-            raise ThrottledError(error.retry_after) from error
+            raise ThrottledError(error.retry_after) from without_secrets(error, self.secrets())
         except APIError as error:
-            raise self._meaning(error) from error
+            raise self._meaning(error) from without_secrets(error, self.secrets())
         except (NetworkError, requests.RequestException) as error:
-            raise UnansweredError(f"the connection broke ({type(error).__name__})") from error
+            raise UnansweredError(f"the connection broke ({type(error).__name__})") from without_secrets(
+                error, self.secrets()
+            )
         except (AttributeError, KeyError, TypeError) as error:
-            raise UnansweredError("the answer is none that modelscope-hub understands") from error
+            raise UnansweredError("the answer is none that modelscope-hub understands") from without_secrets(
+                error, self.secrets()
+            )
 
     def _api(self) -> LegacyClient:
         # Not `HubApi().legacy`: that one waits by itself for as long as the hub asks, and writes an id into the home
@@ -197,7 +215,7 @@ class ModelScopeClient:
             return UnansweredError(f"the hub answered {status or 'that it is busy or broken'}")
         remedy = "see what it says"
         if isinstance(error, AuthenticationError | PermissionDeniedError):
-            remedy = "give a token that may write there (FLAGRELEASE_MODELSCOPE_TOKEN)"
+            remedy = "give a token that may do that there (FLAGRELEASE_MODELSCOPE_TOKEN)"
         return PublishError(f"modelscope refused, {status}: {redacted(error.message, self.secrets())}", remedy=remedy)
 
 

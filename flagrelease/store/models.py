@@ -180,3 +180,19 @@ class SweepRow(Base):
     outcomes: Mapped[list[Any]]
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+
+
+class ApprovalRow(Base):
+    """What somebody decided about publishing one content of a release, or that this is asked for; only added to."""
+
+    __tablename__ = "approvals"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    release_id: Mapped[int] = mapped_column(ForeignKey("releases.id"), index=True)
+    revision: Mapped[str] = mapped_column(String(64))
+    decision: Mapped[str] = mapped_column(String(20))
+    who: Mapped[str | None] = mapped_column(String(200))
+    through: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str | None] = mapped_column(Text)
+    flow_run: Mapped[str | None] = mapped_column(String(36))
+    decided_at: Mapped[datetime]

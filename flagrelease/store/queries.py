@@ -21,6 +21,7 @@ from flagrelease.records import (
     Record,
     Stage,
 )
+from flagrelease.store.approvals import Decision, decisions
 from flagrelease.store.models import (
     ArtefactRow,
     EvaluationRow,
@@ -68,6 +69,7 @@ class ReleaseView(Record):
     candidate_id: int | None
     artefacts: list[Artefact]
     publications: list[Publication]
+    decisions: list[Decision] = Field(description="what people decided about publishing it")
     imported: ImportedFrom | None = Field(default=None, description="none: a release that FlagRelease made")
 
 
@@ -180,6 +182,7 @@ def release_view(store: Store, release: int) -> ReleaseView:
                 )
                 for p in publications
             ],
+            decisions=decisions(session, release),
             imported=_imported_from(row) if row.state == IMPORTED else None,
         )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -380,7 +380,13 @@ class Store:
             ) or PublicationRow(release_id=release, publisher=publication.publisher, target=publication.target)
             row.revision = publication.revision
             row.files = [file.model_dump(mode="json") for file in publication.files]
-            row.published_at = now()
+            last = session.scalar(
+                select(func.max(PublicationRow.published_at)).where(
+                    PublicationRow.publisher == publication.publisher, PublicationRow.target == publication.target
+                )
+            )
+            # The order tells what was taken back, and hosts' clocks differ.
+            row.published_at = max(now(), _in_utc(last) + timedelta(microseconds=1)) if last else now()
             session.add(row)
 
     def newest_publisher_of(self, target: str, revision: str) -> int:
@@ -394,6 +400,11 @@ class Store:
                 )
                 or 0
             )
+
+
+def _in_utc(time: datetime) -> datetime:
+    """SQLite keeps no time zone."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _insert_items(connection: Connection, evaluation: int, items: Sequence[Item]) -> None:

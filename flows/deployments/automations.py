@@ -28,7 +28,8 @@ UNHEARD = f"{PREFIX}nothing was heard of the run"
 """How the message of a run begins that was ended because of that: its process may live yet."""
 
 HEARTBEAT, PENDING, RUNNING = (f"prefect.flow-run.{name}" for name in ("heartbeat", "Pending", "Running"))
-ENDED = [f"prefect.flow-run.{state}" for state in ("Cancelled", "Completed", "Crashed", "Failed")]
+ENDED = [f"prefect.flow-run.{state}" for state in ("Cancelled", "Completed", "Crashed", "Failed", "Suspended")]
+"""After these no heartbeat is missed. A suspended run has no process until it is resumed."""
 
 
 class Automation(Record):

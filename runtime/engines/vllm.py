@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from flagrelease.errors import PreflightError
+from flagrelease.secrets import child_environment
 from flagrelease.settings import settings as host_settings
 from runtime.engines.flagos import FlagosSettings, variables
 from runtime.engines.interface import Capability, ServerCommand, ServeRequest, WeightsFormat
@@ -123,7 +124,9 @@ def _version(executable: Path) -> str:
     python = executable.resolve().with_name("python")
     code = "from importlib.metadata import version; print(version('vllm'))"
     try:
-        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=True, env=child_environment()
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         raise PreflightError(
             f"the version of {executable} cannot be read from {python}: {error}",

@@ -24,6 +24,7 @@ from flagrelease import __version__
 from flagrelease.errors import FlagReleaseError, ImageError, RegistryError
 from flagrelease.matrix import ResolvedCell
 from flagrelease.records import Record
+from flagrelease.secrets import child_environment
 from flagrelease.settings import CHECKOUT, Settings
 from runtime.docker_engine import engine_error, engine_errors, explanation, gone
 from runtime.image.base import BaseImage, find_base
@@ -233,7 +234,7 @@ def _revision() -> str:
     """The commit that this code is of, `-dirty` where files were changed; the version where it is no checkout."""
     if (CHECKOUT / ".git").exists():
         command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
         if answer.returncode == 0:
             return answer.stdout.strip()
     return __version__

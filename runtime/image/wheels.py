@@ -17,6 +17,7 @@ import docker
 
 from flagrelease.errors import ImageError
 from flagrelease.records import digest
+from flagrelease.secrets import PROXIES, child_environment
 from flagrelease.settings import Settings
 from flagrelease.store.database import check_writable
 from runtime.image.base import BaseImage
@@ -110,7 +111,10 @@ def _download(pins: Sequence[Pin], options: Sequence[str], folder: Path, own: Pa
         )
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-deps"]
     command += ["--only-binary=:all:", f"--dest={folder}", *options, *([f"--find-links={own}"] if own else [])]
-    found = subprocess.run([*command, *(pin.requirement for pin in pins)], capture_output=True, text=True, check=False)
+    command += [pin.requirement for pin in pins]
+    # An address of a package index may hold a password.
+    environment = child_environment(keep=("PIP_", *PROXIES))
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if found.returncode == 0:
         return
     errors = [line for line in found.stderr.splitlines() if line.startswith("ERROR:")] or found.stderr.splitlines()

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from flagrelease.errors import ServerError, ServerSettingsError
+from flagrelease.secrets import child_environment
 from runtime.launch.interface import Log, ServerSpec
 from runtime.launch.owner import Owner, start_time, this_process
 from runtime.launch.ports import free_port, require_free
@@ -31,8 +32,14 @@ NOT_UNDERSTOOD = frozenset({2, 126, 127})
 """Exit codes of a command that did not take its arguments, may not be executed, or is not there."""
 
 
-def start_guarded(argv: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
-    """Start a command in its own process group, which ends with this process; what it writes goes to `log_path`."""
+def start_guarded(
+    argv: Sequence[str], environment: Mapping[str, str], log_path: Path, *, keep: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a command in its own process group, which ends with this process; what it writes goes to `log_path`.
+
+    It sees no secret of this process but `keep` (as `child_environment`); a model server needs none: its weights lie
+    on this host.
+    """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log_file:
         return subprocess.Popen(
@@ -40,7 +47,7 @@ def start_guarded(argv: Sequence[str], environment: Mapping[str, str], log_path:
             stdin=subprocess.PIPE,
             stdout=log_file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env=child_environment(environment, keep=keep),
             start_new_session=True,
         )
 

@@ -122,6 +122,14 @@ class GitStore:
     def set_reference(self, name: str, reference: str, commit: str) -> None:
         self._git(name, "update-ref", reference, commit)
 
+    def everything(self, name: str) -> bytes:
+        """All that was ever stored, reachable or not: files, trees, commits, large files."""
+        objects = self._git(name, "cat-file", "--batch", "--batch-all-objects")
+        return b"\n".join([objects, *self._large.values()])
+
+    def remove_tag(self, name: str, tag: str) -> None:
+        self._git(name, "update-ref", "-d", f"refs/tags/{tag}")
+
     # Large files
 
     def has_large(self, oid: str) -> bool:

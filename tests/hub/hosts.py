@@ -31,7 +31,7 @@ def files(release: int = 1, **more: bytes) -> dict[str, bytes]:
     """A publication: a card, a small file, and one that hubs keep as a large one."""
     base = {
         "README.md": card(release),
-        "evidence/verdict.json": b'{"verdict": "CONSISTENT"}\n' * release,
+        "evidence/verdict.json": f'{{"verdict": "CONSISTENT", "release": {release}}}\n'.encode(),
         "evidence/items.bin": f"items of {release}\n".encode() * 4,
     }
     return base | {f"evidence/{name}": content for name, content in more.items()}

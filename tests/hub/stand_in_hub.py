@@ -36,6 +36,8 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     """Break the connection, having done nothing."""
+    halfway: bool = False
+    """Break it while the request is still being sent."""
     lost: bool = False
     """Do it, then answer with `status`, or break the connection."""
     before: Callable[[], object] | None = None
@@ -94,6 +96,8 @@ class StandInHub:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         """Method and path of each, in their order."""
+        self.answered: list[tuple[str, str, int]] = []
+        """Method, path with query, and status of each that got an answer."""
         self.unknown: list[str] = []
         """Those that no route is for: a library that asks something new, and a mistake in a test."""
         self.foreign_tokens: list[str] = []
@@ -136,7 +140,9 @@ class StandInHub:
 
     def serve(self, request: Request) -> Answer | None:
         """The answer to a request; None: the connection breaks."""
-        fault = self._fault(request)
+        with self._lock:
+            self.requests.append(f"{request.method} {request.path}")
+        fault = self._fault(request.method, request.path)
         if fault is None:
             return self._route(request, stale=False)
         if fault.before:
@@ -147,11 +153,15 @@ class StandInHub:
                 return answer
         return fault.answer()
 
-    def _fault(self, request: Request) -> Fault | None:
+    def breaks_halfway(self, method: str, path: str) -> bool:
+        """Whether a request that is being sent is not read to its end."""
+        return self._fault(method, path, halfway=True) is not None
+
+    def _fault(self, method: str, path: str, *, halfway: bool = False) -> Fault | None:
         with self._lock:
-            self.requests.append(f"{request.method} {request.path}")
             for fault in self.faults:
-                if fault.times and fault.method == request.method and re.search(fault.path, request.path):
+                due = fault.times and fault.halfway == halfway and fault.method == method
+                if due and re.search(fault.path, path):
                     fault.times -= 1
                     return fault
         return None
@@ -168,6 +178,14 @@ class StandInHub:
         self.unknown.append(f"{request.method} {request.path}")
         return Answer.of({"error": "no such route"}, 404)
 
+    def open_to_all(self, request: Request, name: str | None) -> bool:
+        """Whether a request without a token may be answered: it reads from a public repository."""
+        return (
+            "authorization" not in request.headers
+            and request.method in ("GET", "HEAD")
+            and self.store.visibility.get(name or "") == "public"
+        )
+
     def refused(self, request: Request, groups: Mapping[str, str]) -> Answer | None:
         """Why a request is refused before it is looked at."""
         raise NotImplementedError
@@ -181,13 +199,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.served.breaks_halfway(self.command, parts.path):
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            return
+        body = self.rfile.read(length)
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         headers = {key.lower(): value for key, value in self.headers.items()}
         answer = self.served.serve(Request(self.command, parts.path, query, headers, body))
         if answer is None:
             self.close_connection = True
             return
+        self.served.answered.append((self.command, self.path, answer.status))
         self.send_response(answer.status)
         for key, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
             self.send_header(key, value)

@@ -41,9 +41,13 @@ class StandInModelScope(StandInHub):
         """Address of a store of large files elsewhere; by default here."""
 
     def refused(self, request: Request, groups: Mapping[str, str]) -> Answer | None:
+        name = groups.get("name")
+        if self.open_to_all(request, name):
+            return None
+        if request.method == "GET" and "authorization" not in request.headers:
+            return _error(404, 10010205001, "model does not exist")
         if request.headers.get("authorization") != f"Bearer {self.token}":
             return _error(401, 10010103009, "AccessToken is invalid or expired")
-        name = groups.get("name")
         if name is not None and name not in self.store.names():
             return _error(404, 10010205001, "model does not exist")
         return None
@@ -62,7 +66,8 @@ class StandInModelScope(StandInHub):
 
     def info(self, _: Request, name: str) -> Answer:
         path, short = name.split("/")
-        return _data({"Id": 1, "Path": path, "Name": short, "Visibility": 5, "License": self.licences.get(name)})
+        number = {"private": 1, "internal": 3, "public": 5}[self.store.visibility[name]]
+        return _data({"Id": 1, "Path": path, "Name": short, "Visibility": number, "License": self.licences.get(name)})
 
     def open_info(self, _: Request, name: str) -> Answer:
         private = self.store.visibility[name] == "private"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +16,9 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import FlagReleaseError, PublishError
+from flagrelease.publication_policy import Visibility
 from flagrelease.publish.guards import Places
+from flagrelease.publish.hub import COMMITS
 from flagrelease.publish.hub_calls import HubUnavailableError
 from flagrelease.publish.hub_client import Creation
 from flagrelease.publish.interface import MANIFEST, Publisher, manifest
@@ -22,6 +28,7 @@ from tests.hub.stand_in_huggingface import StandInHuggingFace
 from tests.hub.stand_in_modelscope import StandInModelScope
 
 COMMIT = r"/commit/"
+GOLDEN = Path(__file__).parents[1] / "hub" / "golden"
 PROCESS_KILLED = KeyboardInterrupt
 
 
@@ -185,7 +192,7 @@ def test_a_mistyped_name_creates_nothing(host: Host) -> None:
 
 
 @pytest.mark.parametrize("visibility", ["public", "private"])
-def test_a_repository_is_created_as_asked(host: Host, visibility: str) -> None:
+def test_a_repository_is_created_as_asked(host: Host, visibility: Visibility) -> None:
     create = Creation(visibility=visibility, licence="apache-2.0")
     target = "FlagRelease/new"
     host.publisher(create=create).publish(files(), target)
@@ -259,6 +266,16 @@ def test_an_upload_that_breaks_is_sent_again(host: Host, fault: dict[str, Any]) 
     assert_holds(host, files())
 
 
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/objects/"), ("POST", COMMIT)], ids=["large file", "commit"])
+def test_a_connection_that_breaks_in_the_middle_of_a_request(host: Host, method: str, path: str) -> None:
+    """Of a size that no socket takes at once."""
+    large = files(1, **{"log.bin": bytes(8_000_000), "log.txt": b"." * 5_000_000})
+    host.hub.fail(method, path, halfway=True)
+    host.publisher().publish(large, TARGET)
+    assert host.hub.faults[0].times == 0
+    assert_holds(host, large)
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -286,6 +303,15 @@ def test_a_hub_that_stays_down_is_given_up(host: Host) -> None:
     host.hub.faults.clear()
     host.publisher().publish(files(), TARGET)
     assert_holds(host, files())
+
+
+def test_a_hub_that_always_says_that_somebody_was_faster_is_given_up(host: Host) -> None:
+    answer = {"status": 412} if host.kind == "huggingface" else {"status": 400, "code": 10030000001}
+    host.hub.fail("POST", COMMIT, times=99, **answer)
+    with pytest.raises(HubUnavailableError, match="took none of 4 commits"):
+        host.publisher().publish(files(), TARGET)
+    assert sum("/commit/" in line for line in host.hub.requests) == COMMITS
+    assert host.hub.store.tags(TARGET) == {}
 
 
 def test_a_hub_that_asks_for_an_hour_is_not_waited_for(host: Host, libraries_slept: list[float]) -> None:
@@ -523,12 +549,19 @@ def test_the_token_is_nowhere(host: Host, caplog: pytest.LogCaptureFixture, tmp_
     assert caplog.records
 
 
-def test_a_token_that_the_hub_repeats_is_not_repeated_by_us(host: Host) -> None:
+@pytest.mark.parametrize("status", [403, 500])
+@pytest.mark.parametrize("request_", [("GET", "/tree/|/repo/files$"), ("PUT", "/objects/"), ("POST", COMMIT)], ids=str)
+def test_a_token_that_the_hub_repeats_is_not_repeated_by_us(host: Host, request_: tuple[str, str], status: int) -> None:
+    """Nor by the exceptions that were the cause, which a traceback shows."""
     token = TOKENS[host.kind]
-    host.hub.fail("POST", COMMIT, status=403, says=f"the token {token} may not write")
-    with pytest.raises(PublishError, match="the token … may not write") as raised:
+    host.hub.fail(*request_, status=status, says=f"the token {token} may not write", times=99)
+    with pytest.raises(PublishError) as raised:
         host.publisher().publish(files(), TARGET)
-    assert token not in str(raised.value)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert token not in shown
+    assert token not in "".join(host.log)
+    if status == 403:
+        assert "the token … may not write" in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["own", "pattern"])
@@ -556,54 +589,24 @@ def test_modelscopes_token_stays_with_modelscope(tmp_path: Path) -> None:
 
 # What the libraries send: where a new version of one sends something else, this fails first
 
-HUGGINGFACE_REQUESTS = """\
-GET /api/models/R/revision/main
-GET /api/models/R/tree/C
-GET /api/models/R/revision/v1
-POST /api/validate-yaml
-POST /api/models/R/preupload/main
-POST /R.git/info/lfs/objects/batch
-PUT /objects/H
-POST /api/models/R/commit/main
-GET /api/models/R/revision/main
-GET /api/models/R/tree/C
-GET /R/resolve/C/README.md
-GET /R/resolve/C/evidence/verdict.json
-GET /R/resolve/C/manifest.json
-GET /R/resolve/C/README.md
-GET /R/resolve/C/manifest.json
-GET /api/models/R/revision/v1
-POST /api/models/R/tag/C
-GET /api/models/R/revision/v1
-GET /api/models/R/tree/C"""
-
-MODELSCOPE_REQUESTS = """\
-GET /api/v1/models/R
-GET /api/v1/models/R/repo/files
-GET /api/v1/models/R
-GET /api/v1/models/R/revisions
-POST /api/v1/repos/models/R/info/lfs/objects/batch
-PUT /objects/H
-GET /api/v1/models/R
-GET /api/v1/models/R/repo/files
-POST /api/v1/repos/models/R/commit/master
-GET /api/v1/models/R
-GET /api/v1/models/R/repo/files
-GET /api/v1/models/R/repo
-GET /api/v1/models/R/repo
-GET /api/v1/models/R
-GET /api/v1/models/R/revisions
-POST /api/v1/models/R/repo/tag
-GET /api/v1/models/R
-GET /api/v1/models/R/revisions
-GET /api/v1/models/R/repo/files"""
+LIBRARIES = {"huggingface": "huggingface_hub", "modelscope": "modelscope-hub"}
 
 
 def test_the_requests_of_one_publication(host: Host) -> None:
-    import re
-
     host.publisher().publish(files(), TARGET)
-    sent = "\n".join(line for line in host.hub.requests if "agent-harnesses" not in line)
-    sent = re.sub(r"\b[0-9a-f]{64}\b", "H", sent.replace(TARGET, "R"))
-    sent = re.sub(r"\b[0-9a-f]{40}\b", "C", sent)
-    assert sent == (HUGGINGFACE_REQUESTS if host.kind == "huggingface" else MODELSCOPE_REQUESTS)
+    sent = [
+        [method, re.sub(r"\b[0-9a-f]{40}\b", "C", re.sub(r"\b[0-9a-f]{64}\b", "H", path.replace(TARGET, "R"))), status]
+        for method, path, status in host.hub.answered
+        if "agent-harnesses" not in path
+    ]
+    library = LIBRARIES[host.kind]
+    record, now = GOLDEN / f"{host.kind}.json", f"{library} {version(library)}"
+    if not record.exists():
+        lines = ",\n".join(f"  {json.dumps(request)}" for request in sent)
+        record.write_text(f'{{"library": "{now}", "requests": [\n{lines}\n]}}\n')
+        pytest.fail(f"the requests of {now} are recorded in {record}: look at what is new there, and commit it")
+    recorded = json.loads(record.read_text())
+    assert sent == recorded["requests"], (
+        f"{now} sends other requests than {recorded['library']} did, or FlagRelease does. Where that is meant: delete "
+        f"{record}, and run this test once more, which records them"
+    )

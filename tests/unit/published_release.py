@@ -65,9 +65,17 @@ def answers(lost: int = 3) -> Evaluation:
 
 
 def released(
-    here: World, candidate: Evaluation, *, cell_id: str = "smollm2-cpu", again: Evaluation | None = None
+    here: World,
+    candidate: Evaluation,
+    *,
+    cell_id: str = "smollm2-cpu",
+    again: Evaluation | None = None,
+    key: str = "k",
 ) -> int:
-    """A finished release with all that its stages leave; `again`: the answers after more were asked for."""
+    """A finished release with all that its stages leave; `again`: the answers after more were asked for.
+
+    `key`: of the release; the same one is the same release.
+    """
     store = here.store
     cell = resolve(load_matrix(ROOT / "matrix.yaml"), load_chips(), cell_id)
     benchmarks, judged = load_benchmarks(), again or candidate
@@ -85,13 +93,15 @@ def released(
     displays = {run.benchmark: benchmarks[run.benchmark].display for run in candidate.benchmarks}
     snapshot = Snapshot(cell=cell, engine="llama_cpp", engine_display="llama.cpp", displays=displays, not_run=[])
     number = store.begin_release(
-        cell=cell.id, key="k", engine="llama_cpp", snapshot=snapshot.model_dump(mode="json"), code_version=__version__
+        cell=cell.id, key=key, engine="llama_cpp", snapshot=snapshot.model_dump(mode="json"), code_version=__version__
     )
     _finish(here, number, Stage.BUILD, [])
     _finish(here, number, Stage.EVALUATE, [*_answers(here, candidate, ""), here.evidence.put("log", "a.log", b"ready")])
     _finish(here, number, Stage.ESCALATE, _answers(here, again, "-again") if again else [])
     _finish(here, number, Stage.DECIDE, [here.evidence.put("verdict", "verdict.json", _json(gate))])
-    store.record_verdict(number, gate, store.add_evaluation(judged, aggregate(judged), key="c", role="candidate"))
+    store.record_verdict(
+        number, gate, store.add_evaluation(judged, aggregate(judged), key=f"{key} c", role="candidate")
+    )
     store.finish_release(number, "completed")
     return number
 

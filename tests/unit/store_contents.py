@@ -9,7 +9,7 @@ from sqlalchemy import JSON, Engine, MetaData, Text, cast, select
 
 from flagrelease.pipeline import ReleaseRun, StageOutput, plan
 from flagrelease.records import Artefact, ImportedBaseline, Item, Publication, Published, Stage
-from flagrelease.store import Store, sweeps
+from flagrelease.store import Store, approvals, sweeps
 from flagrelease.sweep import Outcome
 from tests.unit.evaluations import evaluation, result
 
@@ -35,7 +35,9 @@ def items(n: int) -> list[Item]:
 
 
 def fill(store: Store, n: int = 7) -> None:
-    """Two releases, the second reusing a stage of the first, an evaluation of `n` items, a publication, a sweep."""
+    """Two releases, the second reusing a stage of the first, an evaluation of `n` items, a publication, a
+    rejection, a sweep.
+    """
     for key in ("1", "2"):
         release = store.begin_release(cell="m-c", key=key, engine="e", snapshot={"a": AWKWARD}, code_version="0")
         run = ReleaseRun(store, release, plan({stage: {"x": 2**63} for stage in Stage}), lambda _: None)
@@ -46,6 +48,8 @@ def fill(store: Store, n: int = 7) -> None:
     store.add_evaluation(evaluation(items(n)), [result("b", n)], key="e", role="baseline", baseline_id="base")
     store.record_publication(2, Publication(publisher="folder", target="o/n", revision="r", files=[]))
     scores = [Published(benchmark="b", score=0.5, printed="50.0")]
+    approvals.ask(store, 2, "r", "run")
+    approvals.decide(store, 2, "r", "reject", who="ü", through="command", reason=AWKWARD)
     sweep = sweeps.begin(store, "run", {"chips": ["c"], "hours": 0.1 + 0.2})
     sweeps.write(store, sweep.id, [Outcome(cell="m-c", model="m", chip="c", state="failed", cause=AWKWARD)])
     store.add_imported_baseline("scores", ImportedBaseline(model="m", label="l", source="s", scores=scores))

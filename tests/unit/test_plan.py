@@ -337,6 +337,20 @@ def test_a_publication_that_is_gone_is_made_again() -> None:
     assert texts(plan)["publish"] == "run (what release 1 published is gone or was changed)"
 
 
+def test_a_publication_that_was_taken_back_is_not_made_again(change: Any) -> None:
+    published = {**NOTHING_ASKED, Stage.PUBLISH: {"published": True}}
+    older = release(SMALL, outputs=published)
+    change(lambda facts: cell_of(facts, SMALL)["engines"]["llama_cpp"].update(threads=2))
+    newer = release(SMALL, outputs=published)
+    target = make_job(SMALL, None, settings()).target
+    store = open_store()
+    for number in (older, newer, older):
+        publication = publisher_of(settings()).publish({"README.md": str(number).encode()}, target)
+        store.record_publication(number, publication)
+    store.close()
+    assert plan_of(SMALL).action == "unchanged"
+
+
 def test_publications_of_other_hosts_are_not_missed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release(METAX, outputs={**NOTHING_ASKED, Stage.PUBLISH: {"published": True}})
     assert plan_of(METAX).action == "run"

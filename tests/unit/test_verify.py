@@ -156,7 +156,9 @@ def test_a_removed_file_is_named(folder: Path, name: str) -> None:
     assert any(re.match(rf"{re.escape(name)}: is (missing|not what was signed)", each) for each in report.problems)
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "evidence/more.log", ".env", ".cache/x", "a/.git/config", "README.MD"])
+@pytest.mark.parametrize(
+    "name", ["weights.bin", "modeling.py", "evidence/more.log", ".env", ".cache/x", "a/.git/config", "README.MD"]
+)
 def test_an_added_file_is_named(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("x")
@@ -185,6 +187,37 @@ def test_what_a_hub_leaves_is_no_addition(folder: Path) -> None:
         line.endswith(".gitattributes, .cache/huggingface, .git") or ".gitattributes" in line
         for line in report.not_proven
     )
+
+
+def test_a_models_own_files_are_not_looked_at_and_said(folder: Path) -> None:
+    (folder / "weights").mkdir()
+    names = ("config.json", "configuration.json", "weights/model-1-of-2.safetensors", "model.gguf", "tokenizer.json")
+    for name in names:
+        (folder / name).write_text("x")
+    report = check_files(folder)
+    assert report.ok
+    (said,) = [line for line in report.not_proven if line.startswith("the model's own files")]
+    assert all(name in said for name in names)
+    (folder / "evidence/more.safetensors").write_text("x")
+    assert "evidence/more.safetensors: was added, it is not among the published files" in check_files(folder).problems
+
+
+def test_a_models_file_that_was_published_is_looked_at(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    restate(folder, KEY, lambda stated: stated["subject"].append({"name": "config.json", "digest": {"sha256": "0"}}))
+    assert any(problem.startswith("config.json: is not the file") for problem in check_files(folder).problems)
+
+
+def test_what_was_not_downloaded_is_no_addition_unless_it_could_be_one(folder: Path) -> None:
+    beside = ["model.safetensors", ".gitattributes", "evidence/more.log", "modeling.py", "weights.bin"]
+    report = verify_folder(folder, KEY.public, lambda *_: [], place="FlagRelease/x (hub, main)", beside=beside)
+    assert report.place == "FlagRelease/x (hub, main)"
+    assert report.problems == [
+        f"{name}: was added, it is not among the published files"
+        for name in ("evidence/more.log", "modeling.py", "weights.bin")
+    ]
+    assert any(line.endswith("were not looked at: model.safetensors") for line in report.not_proven)
+    assert any(line.endswith("was not looked at: .gitattributes") for line in report.not_proven)
 
 
 def test_attributes_that_were_published_are_looked_at(folder: Path) -> None:
@@ -386,7 +419,7 @@ def test_answers_that_were_asked_for_again_are_the_ones_computed(tmp_path: Path)
 def test_what_is_no_publication_is_an_error_with_a_next_step(tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="no folder") as raised:
         check(tmp_path / "nowhere")
-    assert "hf download" in raised.value.remedy
+    assert "organisation/name --hub" in raised.value.remedy
     with pytest.raises(PublishError, match="it has neither"):
         check(tmp_path)
     (tmp_path / "release.json").write_text("{}")

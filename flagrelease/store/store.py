@@ -283,7 +283,10 @@ class Store:
         except IntegrityError:
             # Another process stored it at the same time, as two cells do that bring in the baseline that they share.
             with self.session() as session:
-                return session.scalars(same).one()
+                known = session.scalar(same)
+            if known is None:
+                raise
+            return known
 
     def evaluation_summary(
         self, *, evaluation: int | None = None, baseline_id: str | None = None

@@ -33,6 +33,7 @@ from runtime.launch.interface import ServerSpec
 from runtime.launch.owner import this_process
 from runtime.launch.ports import free_port
 from tests.conftest import ROOT
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.needs("docker")
 
@@ -182,7 +183,7 @@ def test_a_server_is_ready_when_it_answers_and_gone_afterwards(client: docker.Do
     with launcher.start(serving(tmp_path, "sound"), print) as server:
         assert server.alive()
         assert "it still runs" in server.exit_reason()
-        assert "loading the model" in server.log_path.read_text()
+        wait_for("its log", lambda: "loading the model" in server.log_path.read_text())
         labels = client.api.inspect_container(server.name)["Config"]["Labels"]
         assert labels[f"{LABEL}cell"] == CELL
         assert labels[f"{LABEL}release"] == "r7"

@@ -271,21 +271,25 @@ def prefect_run(state: str, message: str = "", *, ago_s: float = 0.0) -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("run", "state"),
+    ("now", "state"),
     [
-        (prefect_run("SCHEDULED"), "waiting"),
-        (prefect_run("PENDING"), "waiting"),
-        (prefect_run("RUNNING"), "running"),
-        (prefect_run("CANCELLING"), "running"),
-        (prefect_run("COMPLETED"), "ok"),
-        (prefect_run("FAILED"), "failed"),
-        (prefect_run("CANCELLED"), "failed"),
-        (prefect_run("CRASHED"), "waiting"),
-        (prefect_run("CRASHED", ago_s=CRASH_GRACE_S + 1), "failed"),
+        ("SCHEDULED", "waiting"),
+        ("PENDING", "waiting"),
+        ("RUNNING", "running"),
+        ("CANCELLING", "running"),
+        ("COMPLETED", "ok"),
+        ("PAUSED", "ok"),
+        ("FAILED", "failed"),
+        ("CANCELLED", "failed"),
+        ("CRASHED", "waiting"),
     ],
 )
-def test_a_run_that_crashed_once_is_waited_for(run: dict[str, Any], state: str) -> None:
-    assert _seen(run).state == state
+def test_a_run_that_crashed_just_now_is_waited_for(now: str, state: str) -> None:
+    assert _seen(prefect_run(now)).state == state
+
+
+def test_a_run_that_crashed_long_ago_failed() -> None:
+    assert _seen(prefect_run("CRASHED", ago_s=CRASH_GRACE_S + 1)).state == "failed"
 
 
 def test_the_cause_is_what_the_error_says() -> None:

@@ -25,6 +25,7 @@ from flagrelease.records import GateResult, Stage
 from flagrelease.store import approvals
 from flows import artifacts, stages
 from flows.publication import Terms, terms_of
+from flows.recover import states_of
 from flows.report import verdict_table
 from flows.session import Session
 from flows.tasks import as_task
@@ -190,4 +191,4 @@ def _deployed_run() -> FlowRun | None:
 
 def _states(run: UUID) -> list[State]:
     with get_client(sync_client=True) as client:
-        return sorted(client.read_flow_run_states(run), key=lambda state: state.timestamp)
+        return states_of(client, run)

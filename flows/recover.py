@@ -105,7 +105,7 @@ def put_back(client: SyncPrefectClient, identifier: UUID, life_s: float, log: Lo
         run = client.read_flow_run(identifier)
     except ObjectNotFound:
         return f"left: there is no run {identifier}"
-    if reason := _not_ours(client, run) or _not_crashed(run) or _suspended(client, run) or _no_second_time(client, run):
+    if reason := _not_ours(client, run) or _not_crashed(run) or _no_second_time(client, identifier):
         return f"left: {reason}"
     said = run.state.message if run.state and run.state.message else "no reason is known"
     if said.startswith(UNHEARD):
@@ -122,6 +122,11 @@ def put_back(client: SyncPrefectClient, identifier: UUID, life_s: float, log: Lo
     if answer.status != SetStateStatus.ACCEPT:
         return f"left: Prefect refused to put it back: {getattr(answer.details, 'reason', answer.status)}"
     return "put back: a worker of its pool takes it again"
+
+
+def states_of(client: SyncPrefectClient, identifier: UUID) -> list[State]:
+    """The states that a run went through, in order."""
+    return sorted(client.read_flow_run_states(identifier), key=lambda state: state.timestamp)
 
 
 def cancelled(states: Sequence[State]) -> bool:
@@ -167,29 +172,25 @@ def _not_crashed(run: FlowRun) -> str:
     return f"it is {run.state.name if run.state else 'not begun'}, not crashed"
 
 
-def _suspended(client: SyncPrefectClient, run: FlowRun) -> str:
-    """Why a run that was taken for dead while it was suspended is not started; nothing for others.
+def _no_second_time(client: SyncPrefectClient, identifier: UUID) -> str:
+    """Why the crashed run is not started again; nothing where it is.
 
-    It is suspended again. A heartbeat that the server gets after that state is followed by none.
+    One that was to be cancelled is cancelled. One that was taken for dead while it was suspended is suspended again: a
+    heartbeat that the server gets after that state is followed by none.
     """
-    states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
-    if len(states) < 2 or not states[-2].is_paused():  # noqa: PLR2004
-        return ""
-    again: State[None] = Suspended(pause_key=states[-2].state_details.pause_key)
-    client.set_flow_run_state(run.id, again, force=True)
-    return "it is suspended until somebody resumes it, and has no process to be heard of"
-
-
-def _no_second_time(client: SyncPrefectClient, run: FlowRun) -> str:
-    """Why the crashed run is not started again; nothing where it is. One that was to be cancelled is cancelled."""
-    states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
+    states = states_of(client, identifier)
+    before = next(iter(states[-2:-1]), None)
+    if before is not None and before.is_paused():
+        again: State[None] = Suspended(pause_key=before.state_details.pause_key)
+        client.set_flow_run_state(identifier, again, force=True)
+        return "it is suspended until somebody resumes it, and has no process to be heard of"
     if cancelled(states):
-        client.set_flow_run_state(run.id, Cancelled(message="it died before it could be cancelled"))
+        client.set_flow_run_state(identifier, Cancelled(message="it died before it could be cancelled"))
         return "its cancellation was asked for; it is cancelled now"
     if came_back(states):
         return (
             f"it crashed again after it was put back: {states[-1].message}; see its log, then: "
-            f"prefect flow-run retry {run.id}"
+            f"prefect flow-run retry {identifier}"
         )
     return ""
 

@@ -24,6 +24,8 @@ from runtime.launch.process import free_port, indent, last_lines, start_guarded,
 
 START_TIMEOUT_S = 180
 POLL_S = 0.1
+DRAIN_S = 30.0
+"""A server that answers takes what is left in less than a second."""
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -67,11 +69,16 @@ def prefect_server(home: Path, log: Log) -> Iterator[None]:
             try:
                 yield
             finally:
-                # Both send in the background, and would go on trying for minutes after the server has ended.
-                APILogWorker.drain_all()
-                EventsWorker.drain_all()
+                _send_the_rest(log)
     finally:
         stop_guarded(process)
+
+
+def _send_the_rest(log: Log) -> None:
+    """Let Prefect send what it keeps; it would go on trying for minutes after the server has ended."""
+    for waited in (APILogWorker.drain_all(timeout=DRAIN_S), EventsWorker.drain_all(timeout=DRAIN_S)):
+        if isinstance(waited, tuple) and waited[1]:
+            log(f"Prefect's own server did not take all of the run's log and events within {DRAIN_S:.0f} s")
 
 
 def _healthy(url: str) -> bool:

@@ -164,6 +164,10 @@ class PublishError(FlagReleaseError):
     exit_code = 24
 
 
+class NoRepositoryError(PublishError):
+    """There is no repository to publish to, and none was to be created."""
+
+
 class ItemFileError(FlagReleaseError):
     """A file of scored answers is missing, is not in its format, or cannot be compared with the other."""
 

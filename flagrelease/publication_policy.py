@@ -12,10 +12,15 @@ from flagrelease.records import Verdict
 Visibility = Literal["public", "private"]
 """Of a repository on a hub."""
 # Not `no`, which YAML reads as false.
-OnHubs = Literal["public", "private", "never"]
+OnHubs = Literal["public", "private", "record", "never"]
 
-_HUBS = "into which repositories of hubs it may go: any (`public`), private ones only (`private`), none (`never`)"
-_PRIVATE = "into which repositories of hubs it may go, over the card there: private ones (`private`), none (`never`)"
+RECORD = "-record"
+"""End of the names of repositories beside those of cells."""
+
+_HUBS = (
+    "into which repositories of hubs it may go: the cell's, whoever sees it (`public`); the cell's if it is private "
+    "(`private`); a private one beside it, its name with `-record` at the end (`record`); none (`never`)"
+)
 _APPROVAL = "whether somebody has to approve it before it goes to a hub"
 
 
@@ -24,6 +29,11 @@ class OfVerdict(Entry):
 
     hubs: OnHubs = Field(description=_HUBS)
     approval: bool = Field(default=False, description=_APPROVAL)
+
+    @property
+    def visibility(self) -> Visibility:
+        """That the repository which it goes to may have at most."""
+        return "public" if self.hubs == "public" else "private"
 
 
 class PublicByDefault(OfVerdict):
@@ -38,10 +48,10 @@ class PrivateByDefault(OfVerdict):
     hubs: OnHubs = Field(default="private", description=_HUBS)
 
 
-class NeverByDefault(OfVerdict):
-    """Of a verdict that stays in the store, or is recorded where its readers are known."""
+class RecordByDefault(OfVerdict):
+    """Of a verdict that is kept where its readers are known, beside the last good card."""
 
-    hubs: Literal["private", "never"] = Field(default="never", description=_PRIVATE)
+    hubs: Literal["private", "record", "never"] = Field(default="record", description=_HUBS)
 
 
 class PublicationPolicy(Entry):
@@ -49,7 +59,7 @@ class PublicationPolicy(Entry):
 
     CONSISTENT: PublicByDefault = PublicByDefault()
     INCONCLUSIVE: PrivateByDefault = PrivateByDefault()
-    REGRESSED: NeverByDefault = NeverByDefault()
+    REGRESSED: RecordByDefault = RecordByDefault()
 
     def of(self, verdict: Verdict) -> OfVerdict:
         """What holds for a release with this verdict."""
@@ -58,4 +68,4 @@ class PublicationPolicy(Entry):
             Verdict.INCONCLUSIVE: self.INCONCLUSIVE,
             Verdict.REGRESSED: self.REGRESSED,
         }
-        return rules.get(verdict, NeverByDefault())
+        return rules.get(verdict, OfVerdict(hubs="never"))

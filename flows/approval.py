@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.flow_runs import suspend_flow_run
 from prefect.settings import PREFECT_API_URL
 
-from flagrelease.errors import ApprovalNeededError, DeployError
+from flagrelease.errors import ApprovalNeededError, DeployError, NoRepositoryError
 from flagrelease.publish.interface import Plan, revision
 from flagrelease.records import GateResult, Stage
 from flagrelease.store import approvals
@@ -59,19 +59,24 @@ def _ask(session: Session, gate: GateResult) -> str | None:
     """Revision of what is to be approved, once that was asked for; None: it may go on."""
     files = stages.files_to_publish(session)
     content = revision(files)
-    if not isinstance(_terms(session, gate, content).refusal, ApprovalNeededError):
+    terms = _terms(session, gate, content)
+    if not isinstance(terms.refusal, ApprovalNeededError):
         return None
     run = _deployed_run()
     if run is not None and resumed(_states(run.id), content):
         decision = approvals.decide(session.store, session.release, content, "approve", who=UI, through="ui")
         session.log(f"publish: {decision}")
         return None
-    visibility = _terms(session, gate, content).visibility
-    plans = [hub.plan(files, session.job.target, visibility=visibility) for hub in session.hubs]
+    repository = terms.repository(session.job.target)
+    plans = [hub.plan(files, repository, visibility=terms.visibility) for hub in session.hubs]
+    if terms.record:
+        plans = [plan for plan in plans if not isinstance(plan.refusal, NoRepositoryError)]
     for plan in plans:
         # Nobody is asked to approve what would be refused.
         if plan.refusal:
             raise plan.refusal
+    if not plans:
+        return None
     approvals.ask(session.store, session.release, content, str(run.id) if run else None)
     key = artifacts.key("approval", session.job.cell.id)
     text = request(session.release, session.job.cell.id, gate, files["README.md"].decode(), plans)

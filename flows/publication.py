@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flagrelease.errors import ApprovalNeededError, PublishError
-from flagrelease.publication_policy import PublicationPolicy, Visibility
+from flagrelease.publication_policy import RECORD, PublicationPolicy, Visibility
 from flagrelease.publish.hub import HubPublisher
 from flagrelease.records import Verdict
 from flagrelease.store import Store, approvals
@@ -23,6 +23,12 @@ class Terms(NamedTuple):
     """That their repositories may have; None: any, as somebody overrode the policy."""
     refusal: PublishError | ApprovalNeededError | None = None
     """Why it does not go there, or not yet."""
+    record: bool = False
+    """Whether it goes into a repository beside the cell's, where there is one."""
+
+    def repository(self, target: str) -> str:
+        """Where it goes: `target` is the cell's repository."""
+        return target + RECORD if self.record else target
 
 
 def terms_of(
@@ -39,7 +45,8 @@ def terms_of(
             f"release {release} of {cell} is not published to hubs: {decision}",
             remedy=f"to have it published after all: flagrelease approve {release}",
         )
-        return Terms(rule.hubs, refusal)
+        return Terms(rule.visibility, refusal)
+    record = rule.hubs == "record"
     if rule.approval and decision is None:
         needed = ApprovalNeededError(
             f"release {release} of {cell} ({verdict}) goes to no hub before somebody has approved it",
@@ -47,8 +54,8 @@ def terms_of(
             '(or --reject "REASON"), and the same command again',
             content=content,
         )
-        return Terms(rule.hubs, needed)
-    return Terms(rule.hubs)
+        return Terms(rule.visibility, needed, record)
+    return Terms(rule.visibility, record=record)
 
 
 def by_command(
@@ -87,17 +94,26 @@ def by_command(
 
 def awaited(
     store: Store, job: Job, hubs: Sequence[HubPublisher], release: int, done: Mapping[str, Any]
-) -> Sequence[HubPublisher]:
-    """Those of the hubs that a release whose stage `publish` ended with the output `done` should stand at."""
+) -> list[tuple[HubPublisher, str]]:
+    """The hubs, and the repositories there, that a release should stand in.
+
+    `done` is the output that its stage `publish` ended with.
+    """
     if not hubs or not job.publish:
-        return ()
-    gate = release_view(store, release).gate
-    if gate is None:
-        return hubs
+        return []
+    view = release_view(store, release)
+    if view.gate is None:
+        return [(hub, job.target) for hub in hubs]
     content = str(done.get("revision"))
-    terms = terms_of(store, job.publication, gate.verdict, release=release, cell=job.cell.id, content=content)
-    rejected = isinstance(terms.refusal, PublishError)
-    return () if rejected or job.publication.of(gate.verdict).hubs == "never" else hubs
+    terms = terms_of(store, job.publication, view.gate.verdict, release=release, cell=job.cell.id, content=content)
+    if isinstance(terms.refusal, PublishError) or job.publication.of(view.gate.verdict).hubs == "never":
+        return []
+    there = [(hub, terms.repository(job.target)) for hub in hubs]
+    if not terms.record:
+        return there
+    # Where there was no repository for it, it is complete without.
+    recorded = {(publication.publisher, publication.target) for publication in view.publications}
+    return [(hub, target) for hub, target in there if (hub.name, target) in recorded]
 
 
 def user() -> str:

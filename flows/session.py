@@ -67,9 +67,9 @@ def still_published(
     done = store.finished_stage(Stage.PUBLISH, key)
     if done is None:
         return False
-    places: list[Publisher] = [folder] if done.output["published"] else []
+    places: list[tuple[Publisher, str]] = [(folder, job.target)] if done.output["published"] else []
     places += awaited(store, job, hubs, release, done.output)
-    return all(publication_stands(store, place, release, job.target) for place in places)
+    return all(publication_stands(store, place, release, target) for place, target in places)
 
 
 def publication_stands(store: Store, publisher: Publisher, release: int, target: str) -> bool:

@@ -18,7 +18,7 @@ from flagrelease.card.compose import measured_card
 from flagrelease.card.files import card_files, write_card
 from flagrelease.card.lint import errors_of, knowledge
 from flagrelease.card.lint.stored import imported_cards
-from flagrelease.errors import ApprovalNeededError, PublishError
+from flagrelease.errors import ApprovalNeededError, NoRepositoryError, PublishError
 from flagrelease.evidence import EvidenceFolder
 from flagrelease.loading import load_chips, load_matrix
 from flagrelease.pipeline import StageOutput
@@ -257,25 +257,36 @@ def publish(session: Session, verdict: GateResult) -> StageOutput:
         session.log("publish: not signed, as this host has no key; to have one: flagrelease keys create")
     _refuse_errors(session, files["README.md"].decode())
     content = revision(files)
-    if to_folder and not _taken_back(session, session.publisher):
+    if to_folder and not _taken_back(session, session.publisher, target):
         store.record_publication(release, session.publisher.publish(files, target))
     terms = terms_of(
         store, session.job.publication, verdict.verdict, release=release, cell=session.job.cell.id, content=content
     )
-    if hubs and isinstance(terms.refusal, ApprovalNeededError):
+    # A record was not asked about where there is no repository for it.
+    if hubs and isinstance(terms.refusal, ApprovalNeededError) and not terms.record:
         raise terms.refusal
     if hubs and terms.refusal is not None:
         session.log(f"publish: {terms.refusal.message}")
         hubs = []
+    repository = terms.repository(target)
     for hub in hubs:
-        if not _taken_back(session, hub):
-            store.record_publication(release, hub.publish(files, target, visibility=terms.visibility))
+        if _taken_back(session, hub, repository):
+            continue
+        try:
+            store.record_publication(release, hub.publish(files, repository, visibility=terms.visibility))
+        except NoRepositoryError as error:
+            if not terms.record:
+                raise
+            session.log(
+                f"publish: not recorded: {error.message}; to have it: flagrelease publish release {release} --create "
+                "private"
+            )
     return StageOutput({"published": to_folder, "revision": content})
 
 
-def _taken_back(session: Session, publisher: Publisher) -> bool:
+def _taken_back(session: Session, publisher: Publisher, target: str) -> bool:
     """Whether somebody took the release back at a place, which only publishing it by its number undoes."""
-    release, target = session.release, session.job.target
+    release = session.release
     older = taken_back(session.store, target).get((release, Place(publisher.name, target)))
     if older is None:
         return False

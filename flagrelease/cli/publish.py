@@ -66,7 +66,7 @@ def release(
                 remedy=f"see why: flagrelease show {view.id}",
             )
         target = card_names(release_snapshot(store, view.id).cell).repository
-        older = {place: to for (number, place), to in taken_back(store, target).items() if number == view.id}
+        older = {place: to for (number, place), to in taken_back(store).items() if number == view.id}
         if older and release != str(view.id):
             raise PublishError(
                 f"release {view.id} of {view.cell} was taken back, and release {max(older.values())} put in its place",
@@ -96,6 +96,7 @@ def release(
             if terms.refusal:
                 typer.echo(f"would be refused: {terms.refusal}", err=True)
                 refused = True
+            target = terms.repository(target)
             for place in places:
                 if dry_run:
                     refused |= _show(place.plan(files, target, visibility=terms.visibility), view.id)

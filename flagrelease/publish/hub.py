@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from flagrelease.errors import PublishError
+from flagrelease.errors import NoRepositoryError, PublishError
 from flagrelease.publication_policy import Visibility
 from flagrelease.publish import guards
 from flagrelease.publish.hub_calls import Caller, HubUnavailableError
@@ -164,11 +164,12 @@ class HubPublisher:
             remedy=f"look at what is there; to replace it all the same, name its state: --replace {state.head}",
         )
 
-    def _missing(self, work: _Work) -> PublishError:
-        return PublishError(
+    def _missing(self, work: _Work) -> NoRepositoryError:
+        visibility = "private" if work.visibility == "private" else "public|private"
+        return NoRepositoryError(
             f"there is no repository {work.there.target} at {self._client.endpoint}, or the token may not see it",
             remedy="correct the name; to have it created, say so with its visibility: "
-            f"flagrelease publish release {work.release} --create public|private",
+            f"flagrelease publish release {work.release} --create {visibility}",
         )
 
     def _uncreatable(self, work: _Work) -> PublishError | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from flagrelease.errors import FlagReleaseError, PublishError, UnknownNameError
+from flagrelease.publication_policy import RECORD
 from flagrelease.publish.hub_calls import HubUnavailableError
 from flagrelease.publish.interface import revision
 from flagrelease.records import Publication
@@ -39,7 +40,7 @@ class Rollback(NamedTuple):
 
 
 def plan_rollback(store: Store, name: str, to: str | None, publishers: Iterable[str]) -> Rollback:
-    """What is to be done to take back a release, given by number, or the newest published one of a cell.
+    """What is to be done to take back a release, given by number, or the newest of a cell that is in its repository.
 
     `to`: number of the release to put back; by default the newest older one that was published at the same places and
     was not taken back itself. So the same call twice means the same. `publishers`: those of this host.
@@ -50,13 +51,14 @@ def plan_rollback(store: Store, name: str, to: str | None, publishers: Iterable[
     cell = name if taken is None else release_view(store, taken).cell
     published = publications(store, cell)
     if taken is None:
-        taken = max(published, default=None)
+        at_cell = (number for number, places in published.items() if not all(_of_record(place) for place in places))
+        taken = max(at_cell, default=None)
     if taken is None or taken not in published:
         raise PublishError(
             f"no release of {cell} was published" if taken is None else f"release {taken} was not published",
             remedy="see what there is: flagrelease status",
         )
-    (target, *_) = {place.target for place in published[taken]}
+    target = min(published[taken], key=_of_record).target
     names = set(publishers)
     at = {place for place in published[taken] if place.target == target}
     if lacking := sorted(place.publisher for place in at if place.publisher not in names):
@@ -85,6 +87,10 @@ def plan_rollback(store: Store, name: str, to: str | None, publishers: Iterable[
             if place.target == target
         ),
     )
+
+
+def _of_record(place: Place) -> bool:
+    return place.target.endswith(RECORD)
 
 
 def _older(

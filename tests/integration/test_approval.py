@@ -256,7 +256,50 @@ def test_what_is_private_goes_into_a_public_repository_for_a_reason_only(house: 
     assert house.commits() == 1
 
 
-def test_a_loss_is_recorded_where_it_is_asked_for(house: House) -> None:
+def test_a_loss_is_recorded_beside_the_card_where_there_is_a_repository_for_it(
+    house: House, flagrelease: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.verdict(Verdict.REGRESSED)
+    record = f"{TARGET}-record"
+    # None is created unasked, and the release is complete without.
+    assert release(CELL) == 1
+    assert f"publish: not recorded: there is no repository {record} at " in caplog.text
+    assert (house.commits(), house.view(1).publications, house.complete()) == (0, [], 1)
+    assert flagrelease("publish", "release", 1) == PublishError.exit_code
+    assert "flagrelease publish release 1 --create private" in flagrelease.err
+    assert flagrelease("publish", "release", 1, "--create", "public") == PublishError.exit_code
+    assert house.hub.store.names() == [TARGET]
+    assert flagrelease("publish", "release", 1, "--create", "private") == 0
+    assert house.hub.store.visibility[record] == "private"
+    assert [(there.publisher, there.target) for there in house.view(1).publications] == [("huggingface", record)]
+    assert house.complete() == 1
+    # The next loss is recorded by the release itself.
+    assert release(CELL, force=True) == 2
+    assert set(house.hub.store.tags(record)) == {"v1", "v2"}
+    assert [(there.publisher, there.target) for there in house.view(2).publications] == [("huggingface", record)]
+    assert house.complete() == 1
+    assert house.commits() == 0
+    assert not (house.home / "output" / "hub").exists()
+
+
+def test_a_record_waits_for_its_approval_only_where_there_is_a_repository_for_it(
+    house: House, flagrelease: Run
+) -> None:
+    house.verdict(Verdict.REGRESSED)
+    house.policy(REGRESSED="{approval: true}")
+    assert release(CELL) == 1
+    record = f"{TARGET}-record"
+    house.hub.store.create(record, "private", {".gitattributes": b""})
+    assert flagrelease("publish", "release", 1) == ApprovalNeededError.exit_code
+    assert flagrelease("approve", 1) == 0
+    assert flagrelease("publish", "release", 1) == 0
+    assert house.hub.store.files(record)["README.md"]
+    # The last good card is not taken back in its stead.
+    assert flagrelease("publish", "rollback", CELL) == PublishError.exit_code
+    assert f"no release of {CELL} was published" in flagrelease.err
+
+
+def test_a_loss_replaces_the_card_where_that_is_asked_for(house: House) -> None:
     house.verdict(Verdict.REGRESSED)
     house.hub.store.visibility[TARGET] = "private"
     assert release(CELL) == 1

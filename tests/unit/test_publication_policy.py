@@ -27,7 +27,7 @@ def test_what_is_shipped_shows_the_public_what_is_consistent(tmp_path: Path) -> 
     assert rules(policy(tmp_path, "")) == {
         "CONSISTENT": ("public", False),
         "INCONCLUSIVE": ("private", False),
-        "REGRESSED": ("never", False),
+        "REGRESSED": ("record", False),
         "INVALID": ("never", False),
     }
 
@@ -54,13 +54,13 @@ def test_a_matrix_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None
         ),
         (
             "publication: {CONSISTENT: {hubs: privat}}",
-            "publication.CONSISTENT.hubs: expected `public`, `private` or `never`, found the text `privat`; "
+            "publication.CONSISTENT.hubs: expected `public`, `private`, `record` or `never`, found the text `privat`; "
             "did you mean `private`?",
         ),
-        ("publication: {CONSISTENT: {hubs: no}}", "expected `public`, `private` or `never`, found `false`"),
+        ("publication: {CONSISTENT: {hubs: no}}", "expected `public`, `private`, `record` or `never`, found `false`"),
         (
             "publication: {REGRESSED: {hubs: public}}",
-            "publication.REGRESSED.hubs: expected `private` or `never`, found the text `public`",
+            "publication.REGRESSED.hubs: expected `private`, `record` or `never`, found the text `public`",
         ),
         ("publication: {INVALID: {hubs: private}}", "publication.INVALID: unknown key"),
         ("publication: {CONSISTENT: public}", "publication.CONSISTENT: expected a mapping"),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,67 +11,31 @@ import httpx
 import pytest
 import yaml
 
-from runtime.launch.process import free_port
-from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run
+from tests.end_to_end.commands import BIN, environment, flagrelease, run
 from tests.end_to_end.short import short_matrix
-from tests.postgresql import PostgreSQL
+from tests.prefect_server import prefect_server, prefect_worker
 from tests.waiting import wait_for
 
-READY_S = 180
 pytestmark = pytest.mark.needs("llama_cpp", "postgresql")
-
-
-@contextmanager
-def background(*argv: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A long-lived command that ends with the block."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(BIN / argv[0]), *argv[1:]], env=env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """A Prefect server with the matrix deployed and a worker for each of two chips."""
-    home, port, database = tmp_path_factory.mktemp("prefect"), free_port(), PostgreSQL()
+    home = tmp_path_factory.mktemp("prefect")
     env = environment(
         home,
         FLAGRELEASE_MATRIX=str(short_matrix(home, ["number_sequence"])),
-        PREFECT_API_URL=f"http://127.0.0.1:{port}/api",
         PREFECT_WORKER_QUERY_SECONDS="2",
         # Prefect searches the host's time zones for each schedule otherwise.
         PYTHONTZPATH="",
     )
-    on_postgresql = env | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url("asyncpg", "prefect")}
-    argv = ("prefect", "server", "start", "--port", str(port))
-    with closing(database), background(*argv, env=on_postgresql, log=home / "server.log") as server:
-        end = time.monotonic() + READY_S
-        while True:
-            try:
-                if httpx.get(f"{env['PREFECT_API_URL']}/health").is_success:
-                    break
-            except httpx.TransportError:
-                pass
-            assert server.poll() is None, (home / "server.log").read_text()
-            assert time.monotonic() < end, "the Prefect server did not answer"
-            time.sleep(0.5)
-        deployed = flagrelease("deploy", env=env)
+    with prefect_server(home, env) as named:
+        deployed = flagrelease("deploy", env=named)
         assert deployed.returncode == 0
         assert "+ release/qwen3-metax\n" in deployed.stdout
-        with (
-            background("prefect", "worker", "start", "--pool", "cpu", env=env, log=home / "cpu.log"),
-            background("prefect", "worker", "start", "--pool", "metax", env=env, log=home / "metax.log"),
-        ):
-            yield home, env
+        with prefect_worker(home, named, "cpu"), prefect_worker(home, named, "metax"):
+            yield home, named
 
 
 def test_a_second_deploy_changes_nothing(prefect: tuple[Path, dict[str, str]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from tests.end_to_end.commands import BIN, ROOT, environment, flagrelease, run, said, servers_below
 from tests.end_to_end.kill_in import KEPT_ANSWERS
 from tests.end_to_end.short import short_matrix
+from tests.waiting import wait_for
 
 CELL = "smollm2-cpu"
 STAGES = ("build", "serve", "canary", "evaluate", "decide", "card", "publish")
@@ -30,15 +30,6 @@ def environment_of(home: Path) -> dict[str, str]:
     return environment(home, FLAGRELEASE_MATRIX=str(home / "matrix.yaml"))
 
 
-def gone(home: Path) -> bool:
-    """Whether every server that was started with this home has ended, within its grace."""
-    for _ in range(150):
-        if not servers_below(home):
-            return True
-        time.sleep(0.1)
-    return False
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the release was killed once in each stage, in their order."""
@@ -54,7 +45,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert f"{finished}: reused from release 1" in said(killed), (stage, finished)
         if stage == "decide":
             assert f"{KEPT_ANSWERS} answers kept from an earlier run" in said(killed)
-        assert gone(home), f"left running after a kill in {stage}: {servers_below(home)}"
+        # Within the grace of the servers' guards.
+        wait_for(lambda: f"the end of what a kill left: {servers_below(home)}", lambda: not servers_below(home), 15)
     assert not (home / "output" / "hub").exists() or not list((home / "output" / "hub").glob("*/[!.]*"))
     done = flagrelease("release", CELL, env=env)
     assert done.returncode == 0

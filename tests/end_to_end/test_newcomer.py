@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.commands import ROOT, card_scores, run, said
+from tests.waiting import wait_for
 
 CELL = "smollm2-cpu"
 RELEASE_LIMIT_S = 300
@@ -63,17 +64,16 @@ def served_as_printed(clone: Path, card: str, bare: dict[str, str]) -> Iterator[
     env = bare | {"PATH": f"{clone / '.venv/bin'}:{bare['PATH']}"}
     with (clone / "serve.log").open("wb") as log:
         server = subprocess.Popen(shlex.split(command), cwd=clone, env=env, stdout=log, stderr=log)
+
+    def answers() -> bool:
+        assert server.poll() is None, (clone / "serve.log").read_text()
+        try:
+            return httpx.get(f"{url.group(1)}models").is_success
+        except httpx.TransportError:
+            return False
+
     try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                if httpx.get(f"{url.group(1)}models").is_success:
-                    break
-            except httpx.TransportError:
-                pass
-            assert server.poll() is None, (clone / "serve.log").read_text()
-            assert time.monotonic() < end
-            time.sleep(0.2)
+        wait_for("an answer of the model's server", answers, 60)
         yield url.group(1)
     finally:
         server.terminate()

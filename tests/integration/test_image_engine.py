@@ -6,9 +6,8 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import docker
@@ -18,6 +17,7 @@ from flagrelease.errors import EngineError
 from runtime.docker_engine import LONG_S, connect
 from runtime.image.build import build_image
 from tests.integration.images import base_with_python, cell_of, host_of, stand_in_wheels
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.needs("private_engine")
 DEADLINE_S = 60
@@ -41,15 +41,18 @@ class PrivateEngine:
 
     def connected(self) -> docker.DockerClient:
         """A client, as soon as the engine answers."""
-        end = time.monotonic() + DEADLINE_S
-        while True:
-            try:
+
+        def client() -> docker.DockerClient | None:
+            with suppress(EngineError):
                 return connect(LONG_S)
-            except EngineError:
-                log = self._log.read_text()
-                assert self.process.poll() is None, log
-                assert time.monotonic() < end, log
-                time.sleep(0.05)
+            assert self.process.poll() is None, self._log.read_text()
+            return None
+
+        def late() -> str:
+            return f"an answer of the engine, which said:\n{self._log.read_text()}"
+
+        found: docker.DockerClient = wait_for(late, client, DEADLINE_S)
+        return found
 
 
 @pytest.fixture

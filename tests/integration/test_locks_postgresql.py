@@ -12,6 +12,7 @@ from flagrelease.errors import PreflightError, StoreError
 from flows.locks import SharedLock
 from runtime.launch.process import free_port
 from tests.integration.test_store_postgresql import server  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.needs("postgresql")
 RELEASING = "releasing qwen3-metax"
@@ -83,5 +84,5 @@ def _end_sessions(url: str) -> None:
 def _wait_until_free(url: str) -> None:
     """The database ends a session soon after its connection broke."""
     with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
-        while connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")).scalar():
-            connection.execute(text("SELECT pg_sleep(0.05)"))
+        held = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        wait_for("the end of all locks", lambda: connection.execute(held).scalar() == 0, 60)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from flagrelease.errors import PortError, ServerError
 from runtime.engines.interface import ServerCommand
 from runtime.launch.interface import ServerSpec
 from runtime.launch.process import ProcessLauncher, free_port
+from tests.waiting import wait_for
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 
@@ -37,15 +37,6 @@ def servers() -> list[int]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
-    import time
-
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
-
-
 def test_a_server_is_ready_when_it_answers_and_gone_afterwards(tmp_path: Path) -> None:
     with ProcessLauncher(tmp_path / "state").start(spec(tmp_path, "sound"), print) as server:
         assert server.alive()
@@ -59,7 +50,11 @@ def test_children_of_the_server_end_with_it(tmp_path: Path) -> None:
     with ProcessLauncher(tmp_path / "state").start(spec(tmp_path, "children"), print) as server:
         child = int(server.log_path.read_text().split("child ")[1].split()[0])
         assert psutil.pid_exists(child)
-    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    wait_for(
+        "the end of the server's child",
+        lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE,
+        30,
+    )
 
 
 def test_an_exception_in_the_body_stops_the_server(tmp_path: Path) -> None:
@@ -141,7 +136,7 @@ def killed_owner(tmp_path: Path, *, with_guard: bool) -> None:
 
 def test_a_killed_owner_leaves_no_server(tmp_path: Path) -> None:
     killed_owner(tmp_path, with_guard=False)
-    wait_until(lambda: servers() == [])
+    wait_for("the end of the server", lambda: servers() == [], 30)
 
 
 def test_what_a_killed_owner_and_guard_leave_is_ended_by_the_next_start(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,25 +27,16 @@ from flagrelease.store import Store
 from flagrelease.store.queries import latest_releases
 from flows.deployments import automations
 from flows.deployments.deploy import deploy
-from runtime.launch.process import free_port
-from tests.end_to_end.commands import BIN, ROOT, environment, servers_below
+from tests.end_to_end.commands import ROOT, environment, servers_below
 from tests.end_to_end.short import short_matrix
 from tests.integration import mortal_flows
-from tests.postgresql import PostgreSQL
+from tests.prefect_server import prefect_server, prefect_worker
+from tests.waiting import wait_for
 
-READY_S, SOON_S = 180, 150
+SOON_S = 150
 # Prefect's least between two heartbeats is 30 s.
 SILENT_S, BEGIN_S, LIFE_S = 45, 45, 2
 POOLS = ("mortal", "doomed")
-
-
-def within(seconds: float, what: str, ready: Callable[[], Any]) -> Any:
-    """What `ready` gives as soon as it is something."""
-    end = time.monotonic() + seconds
-    while not (found := ready()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
-    return found
 
 
 @dataclass
@@ -55,15 +46,11 @@ class House:
     home: Path
     environment: dict[str, str]
     client: SyncPrefectClient
+    stack: ExitStack
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start_worker(self, pool: str) -> None:
-        log = (self.home / f"{pool}.log").open("ab")
-        argv = [str(BIN / "prefect"), "worker", "start", "--pool", pool]
-        # In a session of its own, so that the worker and its runs can be killed as a host's failure does.
-        self.workers[pool] = subprocess.Popen(
-            argv, env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-        )
+        self.workers[pool] = self.stack.enter_context(prefect_worker(self.home, self.environment, pool))
 
     def folder(self, name: str) -> Path:
         path = self.home / name
@@ -100,56 +87,22 @@ class House:
             found = [message for message in found if late or not message.endswith("not crashed")]
             return found if len(found) >= times else []
 
-        found: list[str] = within(SOON_S, f"{times} recoveries of {run}", ready)
+        found: list[str] = wait_for(f"{times} recoveries of {run}", ready, SOON_S)
         return found
-
-
-@contextmanager
-def prefect_server(home: Path, env: dict[str, str], port: int) -> Iterator[None]:
-    """`prefect server start` with all its services, on PostgreSQL as in production."""
-    argv = [str(BIN / "prefect"), "server", "start", "--port", str(port)]
-    database = PostgreSQL()
-    env = env | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url("asyncpg", "prefect")}
-    with (home / "server.log").open("wb") as log:
-        process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-
-        def healthy() -> bool:
-            assert process.poll() is None, (home / "server.log").read_text()
-            try:
-                return httpx.get(f"http://127.0.0.1:{port}/api/health").is_success
-            except httpx.TransportError:
-                return False
-
-        within(READY_S, "the Prefect server answers", healthy)
-        yield
-    finally:
-        end(process)
-        database.close()
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    home, port = tmp_path_factory.mktemp("recovery"), free_port()
-    url = f"http://127.0.0.1:{port}/api"
+    home = tmp_path_factory.mktemp("recovery")
     matrix = short_matrix(home, ["number_sequence"])
-    env = environment(
-        home, PREFECT_API_URL=url, PREFECT_WORKER_QUERY_SECONDS="1", PYTHONPATH=str(ROOT), PYTHONTZPATH=""
-    )
+    env = environment(home, PREFECT_WORKER_QUERY_SECONDS="1", PYTHONPATH=str(ROOT), PYTHONTZPATH="")
     # Runs get these from their deployment.
     for name in ("HOME", "OUTPUT", "MATRIX"):
         del env[f"FLAGRELEASE_{name}"]
     with ExitStack() as stack:
-        stack.enter_context(prefect_server(home, env, port))
+        env = stack.enter_context(prefect_server(home, env))
+        # When what is patched here has been undone.
+        stack.callback(settings.cache_clear)
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         patched.chdir(ROOT)
         patched.setenv("PYTHONTZPATH", "")
@@ -159,22 +112,16 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         for name, seconds in {"SILENT_S": SILENT_S, "BEGIN_S": BEGIN_S, "LIFE_S": LIFE_S}.items():
             patched.setattr(automations, name, seconds)
         settings.cache_clear()
-        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
-        house = House(home, env, stack.enter_context(get_client(sync_client=True)))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: env["PREFECT_API_URL"]}))
+        house = House(home, env, stack.enter_context(get_client(sync_client=True)), stack)
         deploy(print, lambda _: True)
         # What the automations do is tested here; what its schedule does, in test_recover_all.
         recovery = str(house.client.read_deployment_by_name("recover/crashed").id)
         house.client.request("POST", "/deployments/{id}/pause_deployment", path_params={"id": recovery})
         deploy_mortals(house)
-        try:
-            for pool in ("control", "cpu", *POOLS):
-                house.start_worker(pool)
-            yield house
-        finally:
-            for worker in house.workers.values():
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait()
-            settings.cache_clear()
+        for pool in ("control", "cpu", *POOLS):
+            house.start_worker(pool)
+        yield house
 
 
 def deploy_mortals(house: House) -> None:
@@ -202,7 +149,7 @@ def deploy_mortals(house: House) -> None:
 def process_of(folder: Path, beginning: int = 0) -> int:
     """Process id of a run, as soon as it has begun for this time."""
     mark = folder / str(beginning)
-    return int(within(SOON_S, f"{folder.name} begins", lambda: mark.exists() and mark.read_text()))
+    return int(wait_for(f"the beginning of {folder.name}", lambda: mark.exists() and mark.read_text(), SOON_S))
 
 
 @dataclass
@@ -242,7 +189,7 @@ def test_a_run_whose_process_is_killed_is_put_back_once(house: House) -> None:
     other = house.run("release/mortal", folder=str(twice), deaths=9)
     os.kill(process_of(once), signal.SIGKILL)
     os.kill(process_of(twice), signal.SIGKILL)
-    within(SOON_S, "the run completes", lambda: house.state(run).is_completed())
+    wait_for("the end of the run", lambda: house.state(run).is_completed(), SOON_S)
     assert sorted(mark.name for mark in once.iterdir()) == ["0", "1"]
     assert house.said(run) == ["put back: a worker of its pool takes it again"]
     # The second one dies again.
@@ -260,7 +207,7 @@ def test_a_run_that_dies_with_its_worker_is_taken_by_the_next_one(house: House, 
     crashed = [state for state in house.states(waits.died) if state.is_crashed()]
     assert [state.message for state in crashed] == [f"flagrelease: nothing was heard of the run for {SILENT_S} s"]
     house.start_worker("doomed")
-    within(SOON_S, "the run completes", lambda: house.state(waits.died).is_completed())
+    wait_for("the end of the run", lambda: house.state(waits.died).is_completed(), SOON_S)
     assert sorted(mark.name for mark in (house.home / "died").iterdir()) == ["0", "1"]
 
 
@@ -268,7 +215,7 @@ def test_a_run_that_lives_is_not_started_a_second_time(house: House, waits: Wait
     assert house.said(waits.lives) == ["left: it is heard again, so its process lives"]
     assert house.state(waits.lives).is_running()
     (house.home / "lives" / "end").touch()
-    within(SOON_S, "the run completes", lambda: house.state(waits.lives).is_completed())
+    wait_for("the end of the run", lambda: house.state(waits.lives).is_completed(), SOON_S)
     assert not any(state.is_scheduled() for state in house.states(waits.lives)[1:])
 
 
@@ -316,12 +263,12 @@ def test_a_cancelled_release_leaves_nothing_behind(house: House) -> None:
         ).json()
         return any(entry["message"].startswith("evaluate: number_sequence") for entry in logs)
 
-    within(300, "the model is asked", answered)
+    wait_for("a progress of the questions", answered, 300)
     assert servers_below(house.home)
     cancelled = time.monotonic()
     house.client.set_flow_run_state(run, Cancelling())
-    within(30, "the run is cancelled", lambda: house.state(run).is_cancelled())
-    within(30, "its processes are gone", lambda: not servers_below(house.home))
+    wait_for("the run's cancellation", lambda: house.state(run).is_cancelled(), 30)
+    wait_for("the end of its processes", lambda: not servers_below(house.home), 30)
     print(f"cancelled, and nothing left, after {time.monotonic() - cancelled:.1f} s")
     assert time.monotonic() - cancelled < 30
     assert house.client.read_work_pool_concurrency_status("cpu").active_slots == 0

@@ -22,6 +22,8 @@ import psycopg
 
 from runtime.launch.process import free_port, start_guarded
 from tests.postgresql import PostgreSQL
+from tests.prefect_server import wait_for_health
+from tests.processes import end_all_with, processes_with
 from tests.simulated.matrices import CHIPS, keep_baseline, simulation_of, write_matrix
 from tests.simulated.simulation import VARIABLE
 from tests.waiting import wait_for
@@ -152,14 +154,7 @@ class Cluster:
         """Start Prefect's server and wait until it answers."""
         environment = self.environment | self._server_environment
         self._start("server", self._server_argv, environment)
-
-        def ready() -> bool:
-            assert self._processes["server"].poll() is None, self.log("server")
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.url}/health", trust_env=False).is_success
-            return False
-
-        wait_for("Prefect's server", ready)
+        wait_for_health(self.url, self._processes["server"], self.home / "server.log")
 
     def start_worker(self, pool: str) -> None:
         """Start a worker of a pool."""
@@ -183,7 +178,7 @@ class Cluster:
     def flow_processes(self, module: str = "tests.simulated.host") -> dict[str, psutil.Process]:
         """Processes of flow runs, by the flow run's id; those of sweeps are of the module `prefect.engine`."""
         found = {}
-        for process in self._members():
+        for process in processes_with(VARIABLE, str(self.simulation.path)):
             with contextlib.suppress(psutil.Error):
                 if module in process.cmdline() and (run := process.environ().get("PREFECT__FLOW_RUN_ID")):
                     found[run] = process
@@ -195,15 +190,9 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything, whatever has been killed before."""
+        end_all_with(VARIABLE, str(self.simulation.path))
         for process in self._processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        members = self._members()
-        for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        psutil.wait_procs(members, timeout=30)
         self.postgresql.close()
 
     def _start(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -211,15 +200,6 @@ class Cluster:
         if log.exists():
             log.rename(log.with_suffix(f".{time.time_ns()}.log"))
         self._processes[name] = start_guarded(argv, environment, log)
-
-    def _members(self) -> list[psutil.Process]:
-        """Processes that belong to this cluster, orphans among them."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(VARIABLE) == str(self.simulation.path):
-                    found.append(process)
-        return found
 
 
 @contextlib.contextmanager

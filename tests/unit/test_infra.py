@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -28,6 +27,7 @@ from flagrelease.loading import load_chips
 from flagrelease.settings import Settings
 from flows.deployments.wanted import CONTROL
 from tests.conftest import ROOT
+from tests.waiting import wait_for
 
 INFRA = ROOT / "infra"
 COMPOSE = INFRA / "compose.yaml"
@@ -265,11 +265,12 @@ def drained(folder: Path, *, paused: str) -> tuple[str, list[str]]:
     # The stand-in is reaped here as systemd would.
     reaper = threading.Thread(target=worker.wait)
     reaper.start()
-    wait_for(folder / "started")
+    wait_for("the worker's start", (folder / "started").exists, 20)
     env = {**os.environ, "MAINPID": str(worker.pid), "DRAIN_POLL_S": "0.05"}
     with (folder / "drain.log").open("w") as log:
         drain = subprocess.Popen([folder / "drain", "metax"], env=env, stdout=log, stderr=log)
-    wait_for(folder / "drain.log", "waiting for the runs of pool metax on this host: 1\n")
+    waiting = "waiting for the runs of pool metax on this host: 1\n"
+    wait_for("the drain's wait for the run", lambda: waiting in (folder / "drain.log").read_text(), 20)
     (folder / "end").touch()
     assert drain.wait(20) == 0
     reaper.join(20)
@@ -280,13 +281,6 @@ def program(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
-
-
-def wait_for(path: Path, text: str = "") -> None:
-    end = time.monotonic() + 20
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < end, path
-        time.sleep(0.02)
 
 
 def test_a_drain_waits_for_the_runs_and_opens_the_pool_again(tmp_path: Path) -> None:

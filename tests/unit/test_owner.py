@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from runtime.launch.owner import start_time, this_process
+from tests.waiting import wait_for
 
 
 def test_this_process_is_there() -> None:
@@ -48,8 +48,8 @@ def test_a_name_with_parentheses_is_no_trap(tmp_path_factory: pytest.TempPathFac
     program.symlink_to("/bin/sleep")
     child = subprocess.Popen([program, "60"])
     try:
-        while not Path(f"/proc/{child.pid}/comm").read_text().startswith(program.name):
-            time.sleep(0.01)
+        name = Path(f"/proc/{child.pid}/comm")
+        wait_for("the program's name", lambda: name.read_text().startswith(program.name), 30)
         assert (start_time(child.pid) or 0) >= (start_time(os.getpid()) or 0) > 0
     finally:
         child.kill()

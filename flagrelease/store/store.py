@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from flagrelease.store.models import (
     StageRow,
     VerdictRow,
 )
+from flagrelease.store.times import in_utc, now
 
 REUSED_FIRST = (StageRow.reused_from.is_not(None), StageRow.finished_at.desc(), StageRow.id.desc())
 """Order of a stage's results: the newest run, as what an older one made may have had to be made again."""
@@ -68,11 +69,6 @@ class StoredEvaluation(NamedTuple):
     floors: list[NoiseFloor]
     canary: CanaryReference | None
     speed: Speed | None
-
-
-def now() -> datetime:
-    """The time, in UTC."""
-    return datetime.now(UTC)
 
 
 class Store:
@@ -389,7 +385,7 @@ class Store:
                 )
             )
             # The order tells what was taken back, and hosts' clocks differ.
-            row.published_at = max(now(), _in_utc(last) + timedelta(microseconds=1)) if last else now()
+            row.published_at = max(now(), in_utc(last) + timedelta(microseconds=1)) if last else now()
             session.add(row)
 
     def newest_publisher_of(self, target: str, revision: str) -> int:
@@ -403,11 +399,6 @@ class Store:
                 )
                 or 0
             )
-
-
-def _in_utc(time: datetime) -> datetime:
-    """SQLite keeps no time zone."""
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _insert_items(connection: Connection, evaluation: int, items: Sequence[Item]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from flagrelease.card.data import CardData, CardRow, NotRun
+from flagrelease.chip import Chip
 from flagrelease.matrix import (
     Cell,
-    Chip,
     Container,
     Licence,
     Model,

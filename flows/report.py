@@ -7,13 +7,14 @@ from contextlib import closing
 from pathlib import Path
 
 from flagrelease.evidence import EvidenceFolder
-from flagrelease.records import BenchmarkVerdict, CellImage, GateResult, Publication, Stage
+from flagrelease.records import CellImage, Publication, Stage
 from flagrelease.settings import Settings
 from flagrelease.store import Store
 from flagrelease.store.approvals import WAITING
 from flagrelease.store.publications import taken_back
 from flagrelease.store.queries import ImportedFrom, ReleaseView, StageView, release_view
 from flagrelease.store.times import in_utc
+from flagrelease.verdicts import BenchmarkVerdict, GateResult
 
 HEADER = ("Benchmark", "n", "Baseline", "Candidate", "Difference", "90 % interval", "Verdict")
 

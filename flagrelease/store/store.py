@@ -18,7 +18,6 @@ from flagrelease.records import (
     BenchmarkRun,
     CanaryReference,
     Evaluation,
-    GateResult,
     ImportedBaseline,
     Item,
     NoiseFloor,
@@ -41,6 +40,7 @@ from flagrelease.store.models import (
     VerdictRow,
 )
 from flagrelease.store.times import in_utc, now
+from flagrelease.verdicts import GateResult
 
 REUSED_FIRST = (StageRow.reused_from.is_not(None), StageRow.finished_at.desc(), StageRow.id.desc())
 """Order of a stage's results: the newest run, as what an older one made may have had to be made again."""

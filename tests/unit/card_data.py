@@ -17,16 +17,8 @@ from flagrelease.matrix import (
     Sampling,
     Source,
 )
-from flagrelease.records import (
-    Artefact,
-    BenchmarkVerdict,
-    GateResult,
-    HygieneCheck,
-    PooledVerdict,
-    Provenance,
-    Stack,
-    Verdict,
-)
+from flagrelease.records import Artefact, Provenance, Stack
+from flagrelease.verdicts import BenchmarkVerdict, GateResult, HygieneCheck, PooledVerdict, Verdict
 from tests.unit.policies import policy
 
 POLICY = policy()

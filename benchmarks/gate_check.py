@@ -13,7 +13,8 @@ from evaluation import accuracy, escalation
 from evaluation.sequential import stop_at_look
 from evaluation.sides import Pair, Side
 from evaluation.statistics import Floats
-from flagrelease.records import BenchmarkRun, GateResult, Verdict
+from flagrelease.records import BenchmarkRun
+from flagrelease.verdicts import GateResult, Verdict
 
 
 class DifferentVerdictError(AssertionError):

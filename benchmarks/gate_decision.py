@@ -20,8 +20,9 @@ from evaluation import accuracy
 from evaluation.gate import decide
 from evaluation.statistics import Floats
 from flagrelease.loading import load_matrix
-from flagrelease.records import BenchmarkRun, Evaluation, Item, Provenance, Stack, Verdict
+from flagrelease.records import BenchmarkRun, Evaluation, Item, Provenance, Stack
 from flagrelease.settings import data_path
+from flagrelease.verdicts import Verdict
 
 ITEMS = 14_042
 BENCHMARKS = 5

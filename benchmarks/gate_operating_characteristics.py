@@ -23,7 +23,7 @@ import scipy
 from benchmarks.gate_check import check_stop, check_verdicts
 from benchmarks.gate_simulation import Ints, Procedure, Trial, ask_again, draw, kinds, parts_of, populations
 from benchmarks.gate_vectorised import OTHERS, find, judge, stop, wanted
-from flagrelease.records import Verdict
+from flagrelease.verdicts import Verdict
 
 SUITES = ("text", "vision")
 SEED = 20_261_121

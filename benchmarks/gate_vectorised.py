@@ -22,7 +22,7 @@ from evaluation.accuracy import from_scores, margin_points
 from evaluation.planning import variance_between_items
 from evaluation.power import rejected_by_holm
 from evaluation.statistics import Floats, required_items
-from flagrelease.records import BenchmarkVerdict, GateResult, Verdict
+from flagrelease.verdicts import BenchmarkVerdict, GateResult, Verdict
 
 Bools = NDArray[np.bool_]
 Z_95 = 1.96

@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from flagrelease.records import Evaluation, Item, Provenance, Stack
 from flagrelease.store import Store
-from flagrelease.store.store import ITEM_FIELDS
+from flagrelease.store.evaluations import ITEM_FIELDS
 
 ITEMS = 200_000
 AIM_PER_S = 100_000

@@ -15,7 +15,8 @@ from evaluation.catalogue import Benchmark
 from evaluation.floors import excess_p_value
 from evaluation.sides import Pair
 from flagrelease.policy import Policy
-from flagrelease.records import BenchmarkVerdict, GateResult, NoiseFloor, PooledVerdict, Verdict
+from flagrelease.records import NoiseFloor
+from flagrelease.verdicts import BenchmarkVerdict, GateResult, PooledVerdict, Verdict
 
 
 class Cell(NamedTuple):

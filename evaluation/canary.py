@@ -32,7 +32,8 @@ from evaluation.canary_texts import texts
 from evaluation.harness.interface import Endpoint
 from flagrelease.errors import ServerSettingsError
 from flagrelease.policy import CanaryPolicy
-from flagrelease.records import CanaryPrompt, CanaryReference, CanaryResult, CanaryStatistics, TopToken
+from flagrelease.records import CanaryPrompt, CanaryReference, CanaryStatistics, TopToken
+from flagrelease.verdicts import CanaryResult
 
 Log = Callable[[str], None]
 

@@ -11,7 +11,8 @@ from evaluation.gate import decide
 from evaluation.item_files import Asked, ItemFile
 from flagrelease.errors import ItemFileError
 from flagrelease.policy import Policy
-from flagrelease.records import BenchmarkRun, Evaluation, GateResult, Item, Provenance, Record, Stack
+from flagrelease.records import BenchmarkRun, Evaluation, Item, Provenance, Record, Stack
+from flagrelease.verdicts import GateResult
 
 NOT_TOLD = "not told by the file"
 """Stands in both evaluations where the files tell nothing, so that the gate finds no difference; see `not_checked`."""

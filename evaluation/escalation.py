@@ -12,7 +12,8 @@ from evaluation.floors import discordance_within
 from evaluation.planning import required_repeats, variance_between_items
 from evaluation.sides import Pair
 from flagrelease.policy import Policy
-from flagrelease.records import BenchmarkRun, BenchmarkVerdict, GateResult, Need, NoiseFloor, Verdict
+from flagrelease.records import BenchmarkRun, NoiseFloor
+from flagrelease.verdicts import BenchmarkVerdict, GateResult, Need, Verdict
 
 MOST_REPEATS = 64
 """Above this, repeats are no practical answer; more items are."""

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from evaluation.floors import discordance_within
 from flagrelease.policy import FidelityPolicy
-from flagrelease.records import FidelityVerdict, Item, NoiseFloor, Record
+from flagrelease.records import Item, NoiseFloor, Record
+from flagrelease.verdicts import FidelityVerdict
 
 Answers = Mapping[str, Sequence["Decision"]]
 """Decisions by item: one each repeat that was answered."""

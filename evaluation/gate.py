@@ -18,15 +18,13 @@ from evaluation.catalogue import Benchmark
 from evaluation.hygiene import LOOKS_UNLIKE, hygiene, operators_ran, same_model
 from evaluation.sides import Pair, pairs
 from flagrelease.policy import Policy
-from flagrelease.records import (
+from flagrelease.records import Evaluation, ImportedBaseline, NoiseFloor
+from flagrelease.verdicts import (
     BenchmarkVerdict,
     CanaryResult,
-    Evaluation,
     FidelityVerdict,
     GateResult,
     HygieneCheck,
-    ImportedBaseline,
-    NoiseFloor,
     SpeedVerdict,
     Verdict,
 )

@@ -17,7 +17,8 @@ from evaluation.ratios import Ratio, log_length_shift
 from evaluation.sides import Pair, Side, pairs
 from evaluation.statistics import Floats, holm
 from flagrelease.policy import Policy
-from flagrelease.records import Evaluation, HygieneCheck
+from flagrelease.records import Evaluation
+from flagrelease.verdicts import HygieneCheck
 
 # Fields that must be the same in both evaluations; the checks are called after them.
 _PROVENANCE = ("weights_sha256", "chat_template_sha256", "tokenizer_sha256")

@@ -15,7 +15,8 @@ from flagrelease import __version__
 from flagrelease.errors import BaselineError
 from flagrelease.provenance.report import Check, State, check_of
 from flagrelease.provenance.statement import Measured, Statement, content_sha256
-from flagrelease.records import Evaluation, GateResult, ImportedBaseline, Record
+from flagrelease.records import Evaluation, ImportedBaseline, Record
+from flagrelease.verdicts import GateResult
 
 Read = Callable[[str], bytes | None]
 """The content of a published file by its path; none where it is not there, or was changed."""

@@ -12,7 +12,8 @@ from evaluation.harness.interface import Endpoint
 from evaluation.load_generator import load_generator, name, point
 from evaluation.ratios import coefficient_of_variation, log_ratio_interval
 from flagrelease.policy import SpeedPolicy
-from flagrelease.records import Speed, SpeedPoint, SpeedVerdict
+from flagrelease.records import Speed, SpeedPoint
+from flagrelease.verdicts import SpeedVerdict
 
 TOKENS_TOLERANCE = 0.02
 """How far, as a share, an answer's mean length may lie from what was asked: some servers do not tell how many tokens

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
+from flagrelease.chip import Chip
 from flagrelease.entry import KEY_PATTERN
 from flagrelease.errors import MatrixError, UnknownNameError
-from flagrelease.matrix import TIMEOUTS, Cell, Chip, Matrix, ResolvedCell
+from flagrelease.matrix import TIMEOUTS, Cell, Matrix, ResolvedCell
 from flagrelease.schedules import Schedule, cron_fault, timezone_fault
 from flagrelease.selection import fits
 from flagrelease.settings import settings

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from flagrelease.entry import Entry
-from flagrelease.records import Verdict
+from flagrelease.verdicts import Verdict
 
 Visibility = Literal["public", "private"]
 """Of a repository on a hub."""

@@ -21,8 +21,9 @@ from prefect.settings import PREFECT_API_URL
 
 from flagrelease.errors import ApprovalNeededError, DeployError, NoRepositoryError
 from flagrelease.publish.interface import Plan, revision
-from flagrelease.records import GateResult, Stage
+from flagrelease.records import Stage
 from flagrelease.store import approvals
+from flagrelease.verdicts import GateResult
 from flows import artifacts, stages
 from flows.publication import Terms, terms_of
 from flows.recover import states_of

@@ -15,8 +15,8 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from evaluation.catalogue import Benchmark
 from evaluation.harness.interface import Progress
-from flagrelease.records import GateResult
 from flagrelease.settings import Settings
+from flagrelease.verdicts import GateResult
 from flows.report import release_report, verdict_table
 from flows.session import Session
 

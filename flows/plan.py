@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from evaluation import baseline as baselines
 from evaluation.catalogue import load_benchmarks
+from flagrelease.chip import Chip
 from flagrelease.errors import FlagReleaseError
 from flagrelease.loading import load_chips, load_matrix, resolve, resolve_all
-from flagrelease.matrix import Chip, ResolvedCell
+from flagrelease.matrix import ResolvedCell
 from flagrelease.pipeline import Plan
 from flagrelease.publish.folder import MANIFEST
 from flagrelease.records import Stage, digest

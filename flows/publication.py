@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from flagrelease.errors import ApprovalNeededError, PublishError
 from flagrelease.publication_policy import RECORD, PublicationPolicy, Visibility
 from flagrelease.publish.hub import HubPublisher
-from flagrelease.records import Verdict
 from flagrelease.store import Store, approvals
 from flagrelease.store.queries import ReleaseView, release_view
+from flagrelease.verdicts import Verdict
 from flows.job import Job
 
 

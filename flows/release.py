@@ -11,8 +11,9 @@ from pydantic import Field
 
 from flagrelease.errors import ApprovalNeededError, StoreLostError
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import GateResult, Stage
+from flagrelease.records import Stage
 from flagrelease.settings import Settings, settings
+from flagrelease.verdicts import GateResult
 from flows import approval, artifacts, serving, stages, tiers
 from flows.job import Job, make_job, preflight
 from flows.session import Session, open_session, open_store

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import UTC
 from pathlib import Path
 
 from flagrelease.evidence import EvidenceFolder
-from flagrelease.records import BenchmarkVerdict, CellImage, GateResult, Publication, Stage
+from flagrelease.records import CellImage, Publication, Stage
 from flagrelease.settings import Settings
 from flagrelease.store import Store
 from flagrelease.store.approvals import WAITING
 from flagrelease.store.publications import taken_back
 from flagrelease.store.queries import ImportedFrom, ReleaseView, StageView, release_view
+from flagrelease.store.times import in_utc
+from flagrelease.verdicts import BenchmarkVerdict, GateResult
 
 HEADER = ("Benchmark", "n", "Baseline", "Candidate", "Difference", "90 % interval", "Verdict")
 
@@ -145,8 +146,7 @@ def places(view: ReleaseView, host: Settings) -> dict[str, str]:
 
 def _logs(view: ReleaseView, host: Settings) -> Iterator[tuple[str, Path]]:
     """What a release leaves in the work folder of its host, finished or not, where it was not removed since."""
-    # SQLite keeps no time zone.
-    began = (view.started_at if view.started_at.tzinfo else view.started_at.replace(tzinfo=UTC)).timestamp()
+    began = in_utc(view.started_at).timestamp()
     logs = sorted((host.work_path / "logs").glob(f"{view.cell}-{view.engine}-[0-9]*T[0-9]*.log"))
     if logs and logs[-1].stat().st_mtime >= began:
         yield "log of the server", logs[-1]

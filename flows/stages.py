@@ -26,20 +26,10 @@ from flagrelease.provenance.keys import SigningKey, signing_key
 from flagrelease.provenance.publication import with_provenance
 from flagrelease.provenance.statement import ENVELOPE_FILE, content_sha256
 from flagrelease.publish.interface import Publisher, revision
-from flagrelease.records import (
-    Artefact,
-    CanaryResult,
-    CellImage,
-    Evaluation,
-    GateResult,
-    ImportedBaseline,
-    SpeedVerdict,
-    Stack,
-    Stage,
-    Verdict,
-)
+from flagrelease.records import Artefact, CellImage, Evaluation, ImportedBaseline, Stack, Stage
 from flagrelease.store import Store, StoredEvaluation
 from flagrelease.store.publications import Place, taken_back
+from flagrelease.verdicts import CanaryResult, GateResult, SpeedVerdict, Verdict
 from flows import serving
 from flows.job import provenance, required_baseline
 from flows.publication import terms_of

@@ -15,8 +15,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flagrelease.chip import Chip
 from flagrelease.loading import load_chips
-from flagrelease.matrix import Chip
 from flagrelease.selection import Selection
 from flagrelease.settings import settings
 from flagrelease.store import Store, sweeps

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flagrelease.store import Store
 from flagrelease.store.queries import latest_releases
+from flagrelease.store.times import in_utc
 from flagrelease.sweep import ENDED, Outcome, causes, line_of, summary
 from flows.plan_records import CellPlan
 from flows.scheduling import Schedule
@@ -66,7 +67,7 @@ class Outcomes:
     def _failed(self, outcome: Outcome, said: str) -> Outcome:
         """With stage and error by the store, where the run got as far as a release; else by what the run said."""
         view, stage = latest_releases(self._store, [outcome.cell]).get(outcome.cell), None
-        if view and view.error and view.finished_at and _utc(view.finished_at) >= self._since:
+        if view and view.error and view.finished_at and in_utc(view.finished_at) >= self._since:
             said = view.error
             stage = next((str(stage.stage) for stage in view.stages if stage.state == "failed"), None)
         cause, _, remedy = said.partition(REMEDY)
@@ -97,10 +98,6 @@ def _changed(outcome: Outcome, **values: object) -> Outcome:
             **values,
         }
     )
-
-
-def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def line(outcome: Outcome) -> str:

@@ -17,7 +17,8 @@ from evaluation.planner import plan_power
 from evaluation.run import aggregate
 from flagrelease.errors import PreflightError
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import CanaryResult, Evaluation, Speed, SpeedVerdict, Stage
+from flagrelease.records import Evaluation, Speed, Stage
+from flagrelease.verdicts import CanaryResult, SpeedVerdict
 from flows import serving, stages
 from flows.job import required_baseline
 from flows.session import Session

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from flagrelease.chip import Chip
 from flagrelease.errors import PreflightError, UnknownNameError
-from flagrelease.matrix import Chip
 from runtime import smi
 
 ARM_MACHINES = {"aarch64", "arm64"}

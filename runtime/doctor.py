@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
+from flagrelease.chip import Chip
 from flagrelease.errors import FlagReleaseError
-from flagrelease.matrix import Chip
 from flagrelease.settings import Settings
 from runtime import smi
 from runtime.doctor_containers import ASK_TIMEOUT_S, examine_containers

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
+from flagrelease.chip import Chip
 from flagrelease.errors import FlagReleaseError
-from flagrelease.matrix import Chip
 from flagrelease.settings import Settings
 from runtime.finding import Finding, Task, disk, has, lacks, lacks_as
 from runtime.launch.docker_run import parse

@@ -9,9 +9,8 @@ import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from flagrelease.chip import SmiQuery
+from flagrelease.chip import Chip, SmiQuery
 from flagrelease.errors import PreflightError
-from flagrelease.matrix import Chip
 from flagrelease.secrets import child_environment
 
 TIMEOUT_S = 30

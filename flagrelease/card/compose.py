@@ -25,7 +25,7 @@ from flagrelease.card.styles import Language, Style
 from flagrelease.card.text import docker_run, escaped, printable, shell_token
 from flagrelease.errors import StoreError
 from flagrelease.matrix import Container, ResolvedCell
-from flagrelease.records import BenchmarkVerdict
+from flagrelease.verdicts import BenchmarkVerdict
 
 _WORDS: dict[str, str] = {
     "Metrics": "指标",

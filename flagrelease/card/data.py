@@ -15,7 +15,8 @@ from pydantic import Field
 from flagrelease.card.styles import Language
 from flagrelease.card.text import CellText, CodeLine, TitleText
 from flagrelease.matrix import ResolvedCell
-from flagrelease.records import Artefact, CellImage, GateResult, ImportedBaseline, Provenance, Record, Stack
+from flagrelease.records import Artefact, CellImage, ImportedBaseline, Provenance, Record, Stack
+from flagrelease.verdicts import GateResult
 
 
 class Block(StrEnum):

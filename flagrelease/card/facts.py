@@ -15,7 +15,8 @@ from flagrelease.card.inline import plain_text
 from flagrelease.card.names import chip_key, understand
 from flagrelease.card.read_client import any_client
 from flagrelease.card.shell import Command, DockerRun, commands, docker_pull, docker_run, option
-from flagrelease.matrix import Chip, Model
+from flagrelease.chip import Chip
+from flagrelease.matrix import Model
 from flagrelease.records import Record
 
 _RESULTS_HEADERS = re.compile(r"(?i)metrics?|benchmarks?|tasks?|指标|评测指标|评测集|基准|数据集")

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from flagrelease.card.data import CardData
 from flagrelease.card.figures import number, points
 from flagrelease.card.names import card_names
-from flagrelease.records import BenchmarkVerdict, PooledVerdict, Verdict
 from flagrelease.settings import data_path
+from flagrelease.verdicts import BenchmarkVerdict, PooledVerdict, Verdict
 
 WIDTH = 820
 LEFT, RIGHT = 244, 558

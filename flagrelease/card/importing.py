@@ -14,8 +14,9 @@ from flagrelease.card.facts import Facts, facts
 from flagrelease.card.inline import clean
 from flagrelease.card.names import understand
 from flagrelease.card.read import Line, read_card_file
+from flagrelease.chip import Chip
 from flagrelease.errors import CardFileError
-from flagrelease.matrix import Chip, Model
+from flagrelease.matrix import Model
 from flagrelease.records import Record, digest
 from flagrelease.store import Store
 from flagrelease.store.models import ReleaseRow

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from flagrelease.matrix import Chip, Model, ResolvedCell
+from flagrelease.chip import Chip
+from flagrelease.matrix import Model, ResolvedCell
 from flagrelease.records import Record, Stack
 
 ORGANISATION = "FlagRelease"

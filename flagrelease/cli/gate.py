@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from evaluation.compare import Answers
-    from flagrelease.records import GateResult
+    from flagrelease.verdicts import GateResult
 
 EXIT_CODES = {"CONSISTENT": 0, "REGRESSED": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 ANSWER_SHOWN = 40

@@ -13,7 +13,8 @@ from flagrelease.card.read import read_card
 from flagrelease.card.text import printable
 from flagrelease.errors import CardFileError
 from flagrelease.provenance.statement import Measured
-from flagrelease.records import BenchmarkVerdict, digest
+from flagrelease.records import digest
+from flagrelease.verdicts import BenchmarkVerdict
 
 CARD = "README.md"
 

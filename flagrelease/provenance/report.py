@@ -6,7 +6,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from flagrelease.records import Record, Verdict
+from flagrelease.records import Record
+from flagrelease.verdicts import Verdict
 
 
 class State(StrEnum):

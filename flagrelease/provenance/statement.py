@@ -17,7 +17,8 @@ from flagrelease.card.data import CardData, CardRow, NotRun
 from flagrelease.card.text import printable
 from flagrelease.policy import Policy
 from flagrelease.publish.interface import manifest
-from flagrelease.records import Evaluation, GateResult, ImportedBaseline, Provenance, Record, digest
+from flagrelease.records import Evaluation, ImportedBaseline, Provenance, Record, digest
+from flagrelease.verdicts import GateResult
 
 STATEMENT_FILE = "release.json"
 ENVELOPE_FILE = "release.dsse.json"

@@ -29,7 +29,7 @@ from flagrelease.provenance.statement import (
 )
 from flagrelease.publish.interface import MANIFEST
 from flagrelease.publish.interface import stated as listed
-from flagrelease.records import GateResult
+from flagrelease.verdicts import GateResult
 
 VERDICT_FILE = f"{EVIDENCE}verdict.json"
 

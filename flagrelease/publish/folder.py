@@ -43,7 +43,7 @@ class FolderPublisher:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def plan(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Plan:  # noqa: ARG002
+    def plan(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Plan:  # noqa: ARG002 - hubs alone have it
         """What `publish` would change in the folder of `target`; edits there would be replaced."""
         check_files(files)
         folder = self._folder(target)
@@ -60,7 +60,7 @@ class FolderPublisher:
             refusal=_not_ours(folder),
         )
 
-    def publish(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Publication:  # noqa: ARG002
+    def publish(self, files: Mapping[str, bytes], target: str, *, visibility: Visibility | None = None) -> Publication:  # noqa: ARG002 - hubs alone have it
         """Make the folder of `target` hold exactly `files` and the manifest."""
         check_files(files)
         folder = self._folder(target)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
+
+from pydantic import SecretStr
 
 from flagrelease.errors import PreflightError
 from flagrelease.publication_policy import Visibility
@@ -111,6 +113,14 @@ def check_library(module: str) -> None:
             f"talking to this hub needs the Python package {module.replace('_', '-')}, which is not installed",
             remedy='pip install "flagrelease[hubs]"',
         )
+
+
+def sent_tokens(own: SecretStr | None, find: Callable[[], str | None], *, anonymous: bool) -> tuple[str, ...]:
+    """What a client sends: none where it is `anonymous`, else its own token, else the one that its library finds."""
+    if anonymous:
+        return ()
+    token = own.get_secret_value() if own else find()
+    return (token,) if token else ()
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -26,6 +27,7 @@ from flagrelease.publish.hub_client import (
     asked_wait,
     check_library,
     redacted,
+    sent_tokens,
     without_secrets,
 )
 
@@ -63,14 +65,7 @@ class HuggingFaceClient:
 
     def secrets(self) -> tuple[str, ...]:
         """The token."""
-        if self._anonymous:
-            return ()
-        if self._token:
-            return (self._token.get_secret_value(),)
-        from huggingface_hub import get_token
-
-        found = get_token()
-        return (found,) if found else ()
+        return sent_tokens(self._token, _found_token, anonymous=self._anonymous)
 
     def state(self, target: str, tag: str | None = None) -> RemoteState | None:
         """The branch `main`, or a tag."""
@@ -202,20 +197,26 @@ class HuggingFaceClient:
     def _meaning(self, error: Any) -> Exception:
         """What an answer of the hub means for us."""
         status = error.response.status_code
-        if status == 429:  # noqa: PLR2004
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             return ThrottledError(asked_wait({name.lower(): value for name, value in error.response.headers.items()}))
-        if status == 412:  # noqa: PLR2004
+        if status == HTTPStatus.PRECONDITION_FAILED:
             return MovedError("somebody else wrote at the same time")
-        if status >= 500:  # noqa: PLR2004
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return UnansweredError(f"the hub answered {status}")
         remedy = "see what it says"
-        if status in (401, 403):
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             remedy = "give a token that may do that there (FLAGRELEASE_HUGGINGFACE_TOKEN); one that may only open pull "
             remedy += "requests needs FLAGRELEASE_HUGGINGFACE_PULL_REQUESTS=true"
         return PublishError(f"huggingface refused, {status}: {self._said(error)}", remedy=remedy)
 
     def _said(self, error: Any) -> str:
         return redacted(getattr(error, "server_message", None) or str(error), self.secrets())
+
+
+def _found_token() -> str | None:
+    from huggingface_hub import get_token
+
+    return get_token()
 
 
 def _raise_at_once(response: Any) -> None:

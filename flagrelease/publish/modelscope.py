@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from flagrelease.publish.hub_client import (
     UnansweredError,
     check_library,
     redacted,
+    sent_tokens,
     without_secrets,
 )
 from flagrelease.publish.hub_reading import sha256
@@ -60,14 +62,7 @@ class ModelScopeClient:
 
     def secrets(self) -> tuple[str, ...]:
         """The token."""
-        if self._anonymous:
-            return ()
-        if self._token:
-            return (self._token.get_secret_value(),)
-        from modelscope_hub.config import get_default_config
-
-        found = get_default_config().token
-        return (found,) if found else ()
+        return sent_tokens(self._token, _found_token, anonymous=self._anonymous)
 
     def state(self, target: str, tag: str | None = None) -> RemoteState | None:
         """The branch `master`, or a tag. Its name is a hash over the listing, as the hub's own is not handed on."""
@@ -97,7 +92,7 @@ class ModelScopeClient:
             number = api.get_repo_info(target, "model").get("Visibility")
         return next((name for name, known in VISIBILITY.items() if known == number), None)
 
-    def proposed(self, target: str, mark: str) -> None:  # noqa: ARG002
+    def proposed(self, target: str, mark: str) -> None:  # noqa: ARG002 - as every hub is asked
         """ModelScope's protocol has no pull requests."""
         return
 
@@ -158,7 +153,7 @@ class ModelScopeClient:
         if not answer.ok:
             raise UnansweredError(f"an upload was answered {answer.status_code}")
 
-    def tag(self, target: str, name: str, state: RemoteState) -> None:  # noqa: ARG002
+    def tag(self, target: str, name: str, state: RemoteState) -> None:  # noqa: ARG002 - the hub takes only a branch
         """Set a tag on the branch; the hub has no other way, so the tag is to be read afterwards."""
         from modelscope_hub.errors import InvalidParameter
 
@@ -207,7 +202,7 @@ class ModelScopeClient:
         from modelscope_hub.errors import AuthenticationError, PermissionDeniedError, ServerError
 
         status = error.status_code or 0
-        if isinstance(error, ServerError) and 0 < status < 500:  # noqa: PLR2004
+        if isinstance(error, ServerError) and 0 < status < HTTPStatus.INTERNAL_SERVER_ERROR:
             # The library's name for a race of two commits for a branch.
             return MovedError("somebody else wrote at the same time")
         if isinstance(error, ServerError):
@@ -217,6 +212,12 @@ class ModelScopeClient:
         if isinstance(error, AuthenticationError | PermissionDeniedError):
             remedy = "give a token that may do that there (FLAGRELEASE_MODELSCOPE_TOKEN)"
         return PublishError(f"modelscope refused, {status}: {redacted(error.message, self.secrets())}", remedy=remedy)
+
+
+def _found_token() -> str | None:
+    from modelscope_hub.config import get_default_config
+
+    return get_default_config().token
 
 
 def _action(path: str, content: bytes | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The store: every release, stage, item, verdict and publication, in SQLite or PostgreSQL."""
 
-from flagrelease.store.store import FinishedStage, Store, StoredEvaluation
+from flagrelease.store.evaluations import StoredEvaluation
+from flagrelease.store.store import FinishedStage, Store
 
 __all__ = ["FinishedStage", "Store", "StoredEvaluation"]

@@ -6,7 +6,7 @@ Each is about one content of a release, known by its revision: what is approved 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from flagrelease.errors import UnknownNameError
 from flagrelease.records import Record
 from flagrelease.store.models import ApprovalRow, ReleaseRow
-from flagrelease.store.store import Store, now
+from flagrelease.store.store import Store
+from flagrelease.store.times import in_utc, now
 
 Kind = Literal["approve", "reject", "override"]
 Through = Literal["command", "ui"]
@@ -141,7 +142,6 @@ def _decision(row: ApprovalRow) -> Decision:
             "who": row.who,
             "through": row.through,
             "reason": row.reason,
-            # SQLite keeps no time zone.
-            "at": row.decided_at if row.decided_at.tzinfo else row.decided_at.replace(tzinfo=UTC),
+            "at": in_utc(row.decided_at),
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import create_engine, func, select
@@ -15,6 +15,7 @@ from flagrelease.records import Stage
 from flagrelease.store.database import connect_reading, require_known, revisions, shown, translate_errors
 from flagrelease.store.models import Base, EvaluationRow, ImportedBaselineRow, PublicationRow, ReleaseRow, StageRow
 from flagrelease.store.store import IMPORTED, REUSED_FIRST, Store
+from flagrelease.store.times import in_utc
 
 AT_ONCE = 5000
 """Values in one statement; databases allow some 32,000."""
@@ -124,9 +125,7 @@ _RELEASE = (
 
 
 def _past_release(row: Any) -> PastRelease:
-    time = row.finished_at or row.started_at
-    # SQLite keeps no time zone.
-    return PastRelease(row.id, row.engine, row.state, time if time.tzinfo else time.replace(tzinfo=UTC))
+    return PastRelease(row.id, row.engine, row.state, in_utc(row.finished_at or row.started_at))
 
 
 class PastStage(NamedTuple):

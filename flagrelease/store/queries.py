@@ -11,16 +11,7 @@ from pydantic import Field
 from sqlalchemy import func, select
 
 from flagrelease.errors import UnknownNameError
-from flagrelease.records import (
-    Artefact,
-    GateResult,
-    ImportedBaseline,
-    Provenance,
-    Publication,
-    PublishedFile,
-    Record,
-    Stage,
-)
+from flagrelease.records import Artefact, ImportedBaseline, Provenance, Publication, PublishedFile, Record, Stage
 from flagrelease.store.approvals import Decision, decisions
 from flagrelease.store.models import (
     ArtefactRow,
@@ -32,6 +23,7 @@ from flagrelease.store.models import (
     VerdictRow,
 )
 from flagrelease.store.store import IMPORTED, Store
+from flagrelease.verdicts import GateResult
 
 
 class StageView(Record):

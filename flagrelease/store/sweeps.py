@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC
 from typing import Any
 
 from sqlalchemy import select, update
 
 from flagrelease.store.models import SweepRow
-from flagrelease.store.store import Store, now
+from flagrelease.store.store import Store
+from flagrelease.store.times import in_utc, now
 from flagrelease.sweep import Outcome, SweepView
 
 
@@ -49,16 +49,12 @@ def _set(store: Store, sweep: int, **values: Any) -> None:
 
 
 def _view(row: SweepRow) -> SweepView:
-    def utc(time: Any) -> Any:
-        # SQLite keeps no time zone.
-        return time and (time if time.tzinfo else time.replace(tzinfo=UTC))
-
     return SweepView(
         id=row.id,
         key=row.key,
         state=row.state,
         asked=row.asked,
-        started_at=utc(row.started_at),
-        finished_at=utc(row.finished_at),
+        started_at=in_utc(row.started_at),
+        finished_at=in_utc(row.finished_at) if row.finished_at else None,
         outcomes=[Outcome.model_validate(each) for each in row.outcomes],
     )

@@ -40,6 +40,7 @@ from flagrelease.store.database import (
 )
 from flagrelease.store.dump_file import FORMAT, FORMAT_VERSION, Contents, read, require, verify, writing
 from flagrelease.store.models import Base
+from flagrelease.store.times import in_utc
 
 AT_ONCE = 5000
 """Rows in memory at a time."""
@@ -136,8 +137,7 @@ def _selected(column: Column[Any]) -> Any:
 def _encoder(column: Column[Any]) -> Callable[[Any], Any] | None:
     """How values of a column become JSON; none: as they are."""
     if isinstance(column.type, DateTime):
-        # SQLite keeps no time zone: all times are UTC.
-        return lambda time: (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
+        return lambda time: in_utc(time).astimezone(UTC).isoformat()
     if isinstance(column.type, Float):
         return lambda number: number if math.isfinite(number) else str(number)
     return None

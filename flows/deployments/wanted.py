@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from flagrelease.matrix import Chip, ResolvedCell
+from flagrelease.chip import Chip
+from flagrelease.matrix import ResolvedCell
 from flagrelease.records import Record, digest
 from flagrelease.settings import Settings
 from flagrelease.sweep import Sweep

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from flagrelease.chip import Chip
 from flagrelease.errors import MatrixError
-from flagrelease.matrix import Chip, Container
+from flagrelease.matrix import Container
 from runtime.launch.container_spec import ContainerSpec
 from runtime.launch.docker_run import parse
 

@@ -18,8 +18,8 @@ import requests
 import urllib3
 from docker.errors import APIError, NotFound
 
+from flagrelease.chip import Chip
 from flagrelease.errors import FlagReleaseError, PreflightError
-from flagrelease.matrix import Chip
 from runtime.docker_engine import connect, engine_errors, explanation
 from runtime.launch import container_reasons as reasons
 from runtime.launch.container_preflight import check

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import docker
 from docker.errors import ImageNotFound
 
+from flagrelease.chip import Chip
 from flagrelease.errors import EngineError, FlagReleaseError, PreflightError, WeightsError
-from flagrelease.matrix import Chip
 from runtime.docker_engine import engine_errors
 from runtime.launch.container_reasons import device_missing, image_missing
 from runtime.launch.container_spec import ContainerSpec

@@ -19,10 +19,10 @@ from prefect.states import Cancelled, Crashed, Scheduled
 
 from flagrelease.errors import ApprovalNeededError, PublishError
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import GateResult, Verdict
 from flagrelease.settings import settings
 from flagrelease.store import Store
 from flagrelease.store.queries import ReleaseView, release_view
+from flagrelease.verdicts import GateResult, Verdict
 from flows import artifacts, stages
 from flows.deployments.automations import UNHEARD
 from flows.deployments.wanted import MANAGED

@@ -20,9 +20,10 @@ import docker
 import pytest
 
 from flagrelease.card.text import docker_run as printed
+from flagrelease.chip import Chip
 from flagrelease.errors import EngineError, FlagReleaseError, PortError, PreflightError, ServerError, WeightsError
 from flagrelease.loading import load_chips
-from flagrelease.matrix import Chip, Container
+from flagrelease.matrix import Container
 from runtime.docker_engine import connect
 from runtime.engines.interface import ServerCommand
 from runtime.launch.chip_container import cell_container

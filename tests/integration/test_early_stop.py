@@ -11,7 +11,8 @@ import pytest
 
 from evaluation.gate import decide
 from evaluation.run import aggregate, items_to_jsonl
-from flagrelease.records import Evaluation, Verdict
+from flagrelease.records import Evaluation
+from flagrelease.verdicts import Verdict
 from tests.conftest import ROOT
 from tests.integration import evaluations
 from tests.integration.evaluations import AT_ONCE, asked, endpoint, evaluated, last_word, stand_in, without_latency

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from flagrelease.records import digest
 from flagrelease.store import Store
+from flagrelease.store.evaluations import ITEM_FIELDS
 from flagrelease.store.models import (
     ArtefactRow,
     EvaluationRow,
@@ -20,7 +21,6 @@ from flagrelease.store.models import (
     StageRow,
     VerdictRow,
 )
-from flagrelease.store.store import ITEM_FIELDS
 
 _NOW = ("created", "latency_s")
 """What an evaluation says of the time at which it was made."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from flagrelease.card.data import CardData, CardRow, NotRun
+from flagrelease.chip import Chip
 from flagrelease.matrix import (
     Cell,
-    Chip,
     Container,
     Licence,
     Model,
@@ -17,16 +17,8 @@ from flagrelease.matrix import (
     Sampling,
     Source,
 )
-from flagrelease.records import (
-    Artefact,
-    BenchmarkVerdict,
-    GateResult,
-    HygieneCheck,
-    PooledVerdict,
-    Provenance,
-    Stack,
-    Verdict,
-)
+from flagrelease.records import Artefact, Provenance, Stack
+from flagrelease.verdicts import BenchmarkVerdict, GateResult, HygieneCheck, PooledVerdict, Verdict
 from tests.unit.policies import policy
 
 POLICY = policy()

@@ -21,8 +21,9 @@ from flagrelease.provenance.keys import SigningKey
 from flagrelease.provenance.publication import with_provenance
 from flagrelease.provenance.statement import content_sha256
 from flagrelease.publish.folder import FolderPublisher
-from flagrelease.records import Artefact, Evaluation, GateResult, Item, Stage
+from flagrelease.records import Artefact, Evaluation, Item, Stage
 from flagrelease.store import Store
+from flagrelease.verdicts import GateResult
 from tests.conftest import ROOT
 
 BASELINE = "smollm2-vllm-9cb78b345018"

@@ -14,10 +14,11 @@ from prefect.states import Cancelled, Crashed, Pending, Running, Scheduled, Susp
 
 from flagrelease.errors import ApprovalNeededError, DeployError, PublishError, UnknownNameError
 from flagrelease.publication_policy import PublicationPolicy
-from flagrelease.records import Publication, Verdict
+from flagrelease.records import Publication
 from flagrelease.settings import settings
 from flagrelease.store import Store, approvals
 from flagrelease.store.queries import release_view
+from flagrelease.verdicts import Verdict
 from flows import approval, publication, sweep_runs
 from flows.publication import terms_of
 from flows.report import release_report

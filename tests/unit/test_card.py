@@ -19,15 +19,8 @@ from flagrelease.card.names import card_names
 from flagrelease.card.render import render, template_sha256
 from flagrelease.card.styles import Style
 from flagrelease.matrix import Licence, Names, Source
-from flagrelease.records import (
-    Artefact,
-    CanaryResult,
-    CanaryStatistics,
-    CellImage,
-    HygieneCheck,
-    ImportedBaseline,
-    Verdict,
-)
+from flagrelease.records import Artefact, CanaryStatistics, CellImage, ImportedBaseline
+from flagrelease.verdicts import CanaryResult, HygieneCheck, Verdict
 from tests.unit import card_data
 
 BEFORE_STEPS = [

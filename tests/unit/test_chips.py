@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flagrelease.chip import Chip
 from flagrelease.errors import MatrixError
 from flagrelease.loading import json_schema, load_chips, load_matrix, resolve
-from flagrelease.matrix import Chip
 from flagrelease.settings import settings
 from tests.conftest import ROOT
 

@@ -12,10 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from flagrelease.chip import Chip
 from flagrelease.cli.doctor import doctor
 from flagrelease.errors import UnknownNameError
 from flagrelease.loading import load_chips
-from flagrelease.matrix import Chip
 from flagrelease.settings import Settings
 from runtime.detection import chip_named, detect
 from runtime.doctor import examine

@@ -15,7 +15,8 @@ from evaluation.fidelity import Decision, judge
 from evaluation.harness.tool_calls import decide
 from evaluation.tool_call_questions import SCHEMAS, tool_calls
 from flagrelease.policy import FidelityPolicy
-from flagrelease.records import FidelityVerdict, Item, NoiseFloor
+from flagrelease.records import Item, NoiseFloor
+from flagrelease.verdicts import FidelityVerdict
 
 SEED = 20261101
 POLICY = FidelityPolicy(min_drop_points=2, reason="for these tests")

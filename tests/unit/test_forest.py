@@ -10,7 +10,7 @@ import pytest
 
 from flagrelease.card.data import CardData
 from flagrelease.card.forest import forest_plot
-from flagrelease.records import BenchmarkVerdict, Verdict
+from flagrelease.verdicts import BenchmarkVerdict, Verdict
 from tests.unit import card_data
 from tests.unit.card_data import verdict
 

@@ -13,7 +13,8 @@ from scipy import stats
 from evaluation.catalogue import Benchmark
 from evaluation.gate import decide
 from evaluation.hygiene import hygiene
-from flagrelease.records import Evaluation, GateResult, Verdict
+from flagrelease.records import Evaluation
+from flagrelease.verdicts import GateResult, Verdict
 from tests.unit.gate_data import (
     changed,
     evaluation,

@@ -6,7 +6,8 @@ import pytest
 
 from evaluation.catalogue import load_benchmarks
 from evaluation.gate import decide, decide_unpaired
-from flagrelease.records import CanaryResult, CanaryStatistics, GateResult, ImportedBaseline, Published, Verdict
+from flagrelease.records import CanaryStatistics, ImportedBaseline, Published
+from flagrelease.verdicts import CanaryResult, GateResult, Verdict
 from tests.unit.gate_data import changed, evaluation, half_right
 from tests.unit.policies import policy
 

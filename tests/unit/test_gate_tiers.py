@@ -11,17 +11,8 @@ from evaluation.catalogue import Benchmark, load_benchmarks
 from evaluation.escalation import next_repeats
 from evaluation.gate import decide, decide_unpaired
 from flagrelease.policy import Escalation, FidelityPolicy
-from flagrelease.records import (
-    CanaryResult,
-    CanaryStatistics,
-    Evaluation,
-    GateResult,
-    ImportedBaseline,
-    NoiseFloor,
-    Published,
-    SpeedVerdict,
-    Verdict,
-)
+from flagrelease.records import CanaryStatistics, Evaluation, ImportedBaseline, NoiseFloor, Published
+from flagrelease.verdicts import CanaryResult, GateResult, SpeedVerdict, Verdict
 from tests.unit.gate_data import changed, evaluation, half_right, repeated, run, with_items, with_provenance, with_run
 from tests.unit.policies import policy
 

@@ -44,7 +44,7 @@ from evaluation.accuracy import from_scores
 from evaluation.catalogue import load_benchmarks
 from evaluation.floors import discordance_between, discordance_within
 from evaluation.statistics import Floats
-from flagrelease.records import Verdict
+from flagrelease.verdicts import Verdict
 
 MANY = Population(load_benchmarks()["gpqa"], n=40_000, psi=0.1, score=0.6)
 # Five standard errors of a share among so many items.

@@ -16,9 +16,9 @@ import yaml
 from sqlalchemy import update
 
 from flagrelease import pipeline
+from flagrelease.chip import Chip
 from flagrelease.errors import PreflightError
 from flagrelease.loading import load_chips, load_matrix, resolve
-from flagrelease.matrix import Chip
 from flagrelease.pipeline import ReleaseRun, StageOutput
 from flagrelease.records import Stage
 from flagrelease.settings import settings

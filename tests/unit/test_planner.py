@@ -23,9 +23,10 @@ from evaluation.power import rejected_by_holm
 from flagrelease.loading import load_chips, load_matrix, resolve
 from flagrelease.matrix import ResolvedCell
 from flagrelease.policy import Escalation, Policy
-from flagrelease.records import Evaluation, ImportedBaseline, NoiseFloor, Verdict
+from flagrelease.records import Evaluation, ImportedBaseline, NoiseFloor
 from flagrelease.settings import data_path, settings
 from flagrelease.store import Store
+from flagrelease.verdicts import Verdict
 from tests.conftest import ROOT
 from tests.unit.command_line import Run
 from tests.unit.gate_data import (

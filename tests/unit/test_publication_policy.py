@@ -9,7 +9,7 @@ import pytest
 from flagrelease.errors import MatrixError
 from flagrelease.loading import load_matrix
 from flagrelease.publication_policy import PublicationPolicy
-from flagrelease.records import Verdict
+from flagrelease.verdicts import Verdict
 from tests.unit.test_bad_matrices import GOOD
 
 

@@ -17,8 +17,8 @@ from evaluation.catalogue import load_benchmarks
 from evaluation.statistics import Difference, t_loss_p_value
 from flagrelease.loading import load_matrix
 from flagrelease.matrix import Cell
-from flagrelease.records import Verdict
 from flagrelease.settings import data_path
+from flagrelease.verdicts import Verdict
 from tests.unit.policies import policy
 
 MATRIX = load_matrix(data_path("matrix.yaml"))

@@ -13,8 +13,9 @@ from flagrelease.card.facts import MetricRow, facts
 from flagrelease.card.lint.model_names import stem
 from flagrelease.card.lint.scores import Pair, plain_metric, scores
 from flagrelease.card.names import card_names, chip_key
+from flagrelease.chip import Chip
 from flagrelease.loading import resolve_all
-from flagrelease.matrix import Chip, Licence, Matrix, Model
+from flagrelease.matrix import Licence, Matrix, Model
 
 
 class KnownBenchmark(Protocol):

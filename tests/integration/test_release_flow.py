@@ -184,7 +184,7 @@ def test_another_revision_of_the_weights_is_compared_with_its_own_baseline_and_s
     assert gate.baseline_id == model["reference"]["revisions"]["v2"]
     assert {check.name: check.passed for check in gate.hygiene}["weights"]
     text = (settings().output_path / CELL / "README.md").read_text()
-    assert "| Weights revision | by the hash | `v2` |" in text
+    assert "| Weights revision | not noted | `v2` |" in text
     assert f"flagrelease release {CELL} --revision v2\n" in text
 
 

@@ -186,6 +186,13 @@ def test_the_revision_of_the_matrix_is_the_usual_release(home: Path, change: Cha
     assert keys(revision="v2") != keys()
 
 
+def test_what_was_measured_is_reused_once_the_matrix_takes_the_revision(home: Path, change: Change) -> None:
+    download(home, "v2")
+    tried, weights_sha256 = keys(revision="v2"), job(revision="v2").cell.model.source.sha256
+    change(revision="v2", sha256=weights_sha256)
+    assert keys() == tried
+
+
 def test_a_plan_names_the_revision_that_changed(home: Path, change: Change) -> None:
     download(home, "v2")
     before = make_plan(job()).inputs[Stage.BUILD]

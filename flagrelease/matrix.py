@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from flagrelease.chip import Chip
-from flagrelease.entry import BaselineId, Entry, Key, Sha256
+from flagrelease.entry import BaselineId, Entry, Key, Revision, Sha256
 from flagrelease.policy import Policy
 from flagrelease.publication_policy import PublicationPolicy
 from flagrelease.records import Stack, Stage
@@ -48,6 +48,9 @@ class Source(Entry):
     sha256: Sha256 | None = Field(
         default=None, description="of the checkpoint in local_dir, as a release says it: other weights are refused"
     )
+    revision: Revision | None = Field(
+        default=None, description="commit, tag or branch; on hosts its folder is then <local_dir>@<revision>"
+    )
 
 
 class Reference(Entry):
@@ -57,6 +60,9 @@ class Reference(Entry):
     description: str = Field(description="for people: kernels, precision, hardware")
     baseline: BaselineId | None = Field(
         default=None, description="id of the stored baseline in force; a model without one cannot be released"
+    )
+    revisions: dict[Revision, BaselineId] = Field(
+        default_factory=dict, description="baselines of other revisions of the weights: a release is asked for one"
     )
     again: dict[str, Any] = Field(
         default_factory=dict,
@@ -75,6 +81,13 @@ class Model(Entry):
     reference: Reference
     weights: PackagedWeights | None = Field(default=None, description="absent: downloaded from the source's hub")
     parameters: str | None = Field(default=None, description="size in words, for example 135M")
+
+    @model_validator(mode="after")
+    def _package_has_no_revision(self) -> Self:
+        if self.weights and self.source.revision:
+            msg = "source.revision says nothing of weights that a package carries: take one of the two out"
+            raise ValueError(msg)
+        return self
 
 
 class Sampling(Entry):

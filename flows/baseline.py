@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
 from evaluation.baseline import CHECKOUT
+from flagrelease.entry import Revision
 from flagrelease.settings import settings
 from flows import baselines
 from flows.baseline_report import baseline_view, markdown
@@ -20,6 +21,9 @@ from flows.tasks import as_task
 def baseline(
     cell: Annotated[str, Field(description="a model, or the cell that serves its reference")],
     engine: Annotated[str | None, Field(description="the reference's engine, where it is not the cell's own")] = None,
+    revision: Annotated[
+        Revision | None, Field(description="commit, tag or branch of the weights' repository, not the matrix's own")
+    ] = None,
     repeats: Annotated[int | None, Field(ge=1, description="instead of each benchmark's own")] = None,
     output: Annotated[str | None, Field(description="folder for its files; by default that of a checkout")] = None,
 ) -> str:
@@ -30,7 +34,7 @@ def baseline(
     """
     logger = get_run_logger()
     host = settings()
-    job = baselines.reference_job(cell, engine, host)
+    job = baselines.reference_job(cell, engine, host, revision=revision)
     folder = Path(output) if output else CHECKOUT
     as_task("preflight", lambda: baselines.check(job, host, folder))
     with baselines.open_run(job, host, logger.info, repeats=repeats, output=folder) as run:

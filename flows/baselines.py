@@ -64,21 +64,23 @@ class BaselineRun:
         return f"served again with {', '.join(changed)}" if changed else "served again, nothing changed"
 
 
-def reference_job(name: str, engine: str | None, host: Settings) -> Job:
+def reference_job(name: str, engine: str | None, host: Settings, *, revision: str | None = None) -> Job:
     """How the reference is served: of a cell as it says; of a model through its only cell that this host can serve.
+
+    `revision`: another one of the weights than the matrix's.
 
     Raises UnknownNameError; PreflightError with all cells where not exactly one can be served; and as `make_job`.
     """
     matrix = load_matrix(host.matrix_path)
     if name in matrix.cell_ids():
-        return make_job(name, engine, host)
+        return make_job(name, engine, host, revision=revision)
     if name not in matrix.models:
         known = [*matrix.models, *matrix.cell_ids()]
         raise UnknownNameError(f"there is no model or cell `{name}`", remedy=suggest(name, known))
     possible_here, lines = [], []
     for cell in (cell.id for cell in matrix.cells if cell.model == name):
         try:
-            job = make_job(cell, engine, host)
+            job = make_job(cell, engine, host, revision=revision)
             check_host(job.cell, job.engine.name)
         except FlagReleaseError as error:
             lines.append(f"\n  - {cell}: {' '.join(error.message.split())}")

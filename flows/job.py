@@ -17,10 +17,10 @@ from flagrelease import __version__
 from flagrelease.card.data import NotRun
 from flagrelease.card.names import card_names
 from flagrelease.card.render import template_sha256
-from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError, UnknownNameError
+from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError
 from flagrelease.evidence import EvidenceFolder
 from flagrelease.loading import load_chips, load_matrix, resolve
-from flagrelease.matrix import Matrix, ResolvedCell
+from flagrelease.matrix import ResolvedCell
 from flagrelease.pipeline import Plan, plan
 from flagrelease.provenance.keys import signing_key
 from flagrelease.publication_policy import PublicationPolicy
@@ -28,7 +28,7 @@ from flagrelease.publish.folder import FolderPublisher
 from flagrelease.records import CellImage, Provenance, Stage, digest
 from flagrelease.settings import Settings
 from flagrelease.store.database import check_writable
-from flagrelease.yaml_file import nearest
+from flows.asked import with_revision, with_suite
 from runtime import weights
 from runtime.engines import ENGINES
 from runtime.engines import engine as engine_named
@@ -39,8 +39,12 @@ from runtime.preflight import check_host
 
 HOME_MIB = 50
 OUTPUT_MIB = 5
-# When a cell is released, how it is grouped, and how long it may take, stands on no card.
-NO_FACTS: Mapping[str, Any] = {"cell": {"tags", "schedule", "timeouts"}, "timeouts": True}
+# When a cell is released, how it is grouped, how long it may take, and what others are compared with is on no card.
+NO_FACTS: Mapping[str, Any] = {
+    "cell": {"tags", "schedule", "timeouts"},
+    "model": {"reference": {"revisions"}},
+    "timeouts": True,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,8 @@ class Job:
     not_run: list[NotRun]
     image_inputs: dict[str, Any] | None
     """What decides the image that the server runs in; none: it is a process of this host."""
+    revision: str | None = None
+    """The weights' revision, where another one was asked for than the matrix's own."""
     publish: bool = True
     """Whether what the gate lets out is published."""
     hubs: Sequence[str] = ()
@@ -98,6 +104,7 @@ def make_job(
     engine_name: str | None,
     host: Settings,
     *,
+    revision: str | None = None,
     suite: str | None = None,
     repeats: int | None = None,
     publish: bool = True,
@@ -105,28 +112,19 @@ def make_job(
 ) -> Job:
     """Read the matrix and say what a release of the cell is; writes nothing.
 
-    `suite`: another one of the matrix than the model's; `repeats`: instead of each benchmark's own; `salt`: nothing is
-    reused but what was made with the same one. Raises MatrixError, UnknownNameError, PreflightError.
+    `revision`: another one of the weights, which must be on this host; `suite`: another one of the matrix than the
+    model's; `repeats`: instead of each benchmark's own; `salt`: nothing is reused but what was made with the same one.
+    Raises MatrixError, UnknownNameError, PreflightError, WeightsError.
     """
     matrix = load_matrix(host.matrix_path)
     cell = resolve(matrix, load_chips(), cell_id)
-    job = job_of(cell if suite is None else _with_suite(matrix, cell, suite), engine_name, host)
+    if suite is not None:
+        cell = with_suite(matrix, cell, suite)
+    other = None if revision == cell.model.source.revision else revision
+    job = job_of(cell if other is None else with_revision(cell, other), engine_name, host)
     benchmarks = [one if repeats is None else one.model_copy(update={"repeats": repeats}) for one in job.benchmarks]
-    return replace(job, benchmarks=benchmarks, publish=publish, publication=matrix.publication, salt=salt)
-
-
-def _with_suite(matrix: Matrix, cell: ResolvedCell, suite: str) -> ResolvedCell:
-    """The cell where its model has another suite, with that suite's policy."""
-    if suite not in matrix.suites:
-        close = nearest(suite, sorted(matrix.suites))
-        raise UnknownNameError(
-            f"the matrix has no suite `{suite}`",
-            remedy=f"{f'did you mean `{close}`? ' if close else ''}Its suites are: {', '.join(sorted(matrix.suites))}",
-        )
-    policy, overrides = matrix.policy.of_cell(suite, cell.cell.model)
-    model = cell.model.model_copy(update={"suite": suite})
-    changed = {"model": model, "suite": matrix.suites[suite], "policy": policy, "overrides": overrides}
-    return cell.model_copy(update=changed)
+    publication = matrix.publication
+    return replace(job, benchmarks=benchmarks, revision=other, publish=publish, publication=publication, salt=salt)
 
 
 def job_of(
@@ -200,10 +198,11 @@ def served_inputs(job: Job) -> dict[str, Any]:
 def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
     """What decides the answers of the job: weights in the form that is served, engine, harness, questions."""
     packaged, source = job.cell.model.weights, job.cell.model.source
+    revision = [source.revision] if source.revision else []
     form = job.engine.weights_format(job.engine_settings)
     return {
         Stage.BUILD: {
-            "weights": packaged.sha256 if packaged else [source.repository, source.sha256],
+            "weights": packaged.sha256 if packaged else [source.repository, source.sha256, *revision],
             "format": form,
             "converter": weights.converter_version(form),
             **({"image": job.image_inputs} if job.image_inputs else {}),

@@ -46,7 +46,13 @@ _WHAT = {
 }
 _RANK = {what: place for place, what in enumerate(_WHAT.values())}
 # On no card, so no fact of one.
-_NO_FACTS = {("cell", "tags"), ("cell", "schedule"), ("cell", "timeouts"), ("timeouts",)}
+_NO_FACTS = {
+    ("cell", "tags"),
+    ("cell", "schedule"),
+    ("cell", "timeouts"),
+    ("timeouts",),
+    ("model", "reference", "revisions"),
+}
 # Keys of the image's inputs that the matrix and the chip files call otherwise, or that are not theirs.
 _IMAGE_WORDS = {"base": "base image", "chip_display": "the chip's name", "image": "container"}
 
@@ -88,7 +94,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 def _with_names(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's inputs, with names for what weights of a hub are told by."""
     weights: Any = inputs.get("weights")
-    named = {"weights": dict(zip(("repository", "sha256"), weights, strict=True))} if _is_list(weights) else {}
+    named = (
+        {"weights": dict(zip(("repository", "sha256", "revision"), weights, strict=False))} if _is_list(weights) else {}
+    )
     return {**inputs, **named}
 
 
@@ -98,7 +106,7 @@ def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return [
         _worded(what, ".".join(path[1:] if path[0] == "cell" and len(path) > 1 else path), before, after)
         for path, before, after in differences(old, new)
-        if not {path[:1], path[:2]} & _NO_FACTS
+        if not {path[:1], path[:2], path[:3]} & _NO_FACTS
     ]
 
 

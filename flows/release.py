@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flagrelease.entry import Revision
 from flagrelease.errors import ApprovalNeededError, StoreLostError
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import Stage
@@ -16,6 +17,7 @@ from flagrelease.settings import Settings, settings
 from flagrelease.verdicts import GateResult
 from flows import approval, artifacts, serving, stages, tiers
 from flows.job import Job, make_job, preflight
+from flows.own_baseline import require_own_baseline
 from flows.session import Session, open_session, open_store
 from flows.stage_tasks import StageTasks
 from flows.tasks import as_task
@@ -28,7 +30,9 @@ LOST_TRIES, LOST_PAUSE_S = 3, 30.0
 def run_name() -> str:
     """What a run of the flow is called: its cell, and what it was asked that is not the usual."""
     asked = flow_run.parameters
-    said = [f"{name} {asked[name]}" for name in ("engine", "suite", "repeats") if asked.get(name) is not None]
+    said = [
+        f"{name} {asked[name]}" for name in ("engine", "revision", "suite", "repeats") if asked.get(name) is not None
+    ]
     said += ["not published"] if asked.get("publish") is False else []
     said += ["forced"] if asked.get("force") else []
     return f"release {asked['cell']}" + (f" ({', '.join(said)})" if said else "")
@@ -39,6 +43,9 @@ def release(
     cell: Annotated[str, Field(description="the cell's id, for example qwen3-metax")],
     *,
     engine: Annotated[str | None, Field(description="serve with this engine, not the cell's own")] = None,
+    revision: Annotated[
+        Revision | None, Field(description="commit, tag or branch of the weights' repository, not the matrix's own")
+    ] = None,
     suite: Annotated[str | None, Field(description="ask this suite of the matrix, not the model's own")] = None,
     repeats: Annotated[int | None, Field(ge=1, description="of each question, instead of each benchmark's own")] = None,
     publish: Annotated[bool, Field(description="whether what the gate lets out is published")] = True,
@@ -52,7 +59,9 @@ def release(
     try:
         with artifacts.shown(cell, host) as shown:
             salt = str(flow_run.id) if force else None
-            job = make_job(cell, engine, host, suite=suite, repeats=repeats, publish=publish, salt=salt)
+            job = make_job(
+                cell, engine, host, revision=revision, suite=suite, repeats=repeats, publish=publish, salt=salt
+            )
             as_task("preflight", lambda: _preflight(job, host))
             for _ in range(LOST_TRIES):
                 try:
@@ -95,6 +104,7 @@ def _preflight(job: Job, host: Settings) -> None:
     """As `flows.job.preflight`; and a database that is being restarted is waited for, by another try."""
     preflight(job, host)
     open_store(host).close()
+    require_own_baseline(job, host)
 
 
 def _measure(session: Session, tasks: StageTasks) -> tuple[int, stages.Tiers]:

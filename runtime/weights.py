@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from flagrelease.errors import OutputError, PreflightError, WeightsError
-from flagrelease.matrix import Model
+from flagrelease.matrix import Model, Source
 from flagrelease.packages import install_command, packaged_file
 from flagrelease.records import digest
 from flagrelease.settings import settings
@@ -20,6 +21,7 @@ from flagrelease.store.database import check_writable
 from runtime.engines.interface import WeightsFormat
 
 CONVERTED_MIB = 700
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
@@ -60,37 +62,61 @@ def _sha256(path: Path, _size: int, _changed: int) -> str:
 
 def _downloaded(model: Model) -> Weights:
     """The checkpoint in the folder that the matrix names; its hash is that of its files' names and hashes."""
-    source = model.source
-    if source.local_dir is None or not Path(source.local_dir).is_dir():
-        place = source.local_dir or "a folder, which models.<model>.source.local_dir in matrix.yaml then names"
+    source, folder = model.source, _folder(model.source)
+    if folder is None or not folder.is_dir():
+        place = folder or "a folder, which models.<model>.source.local_dir in matrix.yaml then names"
         command = "modelscope download --model" if source.hub == "modelscope" else "hf download"
+        revision = f" --revision {source.revision}" if source.revision else ""
         option = "--local_dir" if source.hub == "modelscope" else "--local-dir"
         raise PreflightError(
-            f"the weights of {model.display} are not on this host: {source.local_dir or 'no folder is named'}",
-            remedy=f"download them to {place}: {command} {source.repository} {option} {source.local_dir or '<folder>'}",
+            f"the weights of {model.display} are not on this host: {folder or 'no folder is named'}",
+            remedy=f"download them to {place}: {command} {source.repository}{revision} {option} {folder or '<folder>'}",
         )
-    folder = Path(source.local_dir)
+    of = f"{source.hub}: {source.repository}" + (f", revision {source.revision}" if source.revision else "")
     # A changed README does not make another model.
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in CHECKPOINT_SUFFIXES]
     if not (folder / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
         raise WeightsError(
             f"{folder} holds no checkpoint: config.json and *.safetensors are wanted",
-            remedy=f"download the model again ({source.hub}: {source.repository})",
+            remedy=f"download the model again ({of})",
         )
-    again = f"download the model again, not into a hub's cache ({source.hub}: {source.repository})"
+    again = f"download the model again, not into a hub's cache ({of})"
     for path in folder.iterdir():
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise WeightsError(f"{path} is a link out of the folder, which no container can follow", remedy=again)
     shards = {name for index in folder.glob("*.safetensors.index.json") for name in _shards(index)}
     if absent := sorted(shards - {path.name for path in files}):
         raise WeightsError(f"{folder} is not whole: {', '.join(absent)} not there", remedy=again)
+    if source.revision:
+        _require_commit(source.revision, folder, _noted_commits(folder, files), again)
     found = digest({path.name: _file_sha256(path) for path in files})
     if source.sha256 is not None and source.sha256 != found:
         raise WeightsError(
-            f"{folder} holds other weights: SHA-256 {found[:12]}…, the matrix says {source.sha256[:12]}…",
-            remedy=f"{again}, or correct source.sha256",
+            f"{folder} holds other weights: SHA-256 {found[:12]}…, not {source.sha256[:12]}…",
+            remedy=f"{again}, or correct source.sha256 if matrix.yaml names one",
         )
     return Weights(folder, found)
+
+
+def _folder(source: Source) -> Path | None:
+    """Where the checkpoint lies on hosts: revisions beside each other, as other releases use theirs; none: nowhere."""
+    if source.local_dir is None:
+        return None
+    return Path(f"{source.local_dir.rstrip('/')}@{source.revision}" if source.revision else source.local_dir)
+
+
+def _noted_commits(folder: Path, files: Iterable[Path]) -> set[str]:
+    """Commits that the files are of, as Hugging Face's client notes beside what it downloads; ModelScope's does not."""
+    notes = (folder / ".cache" / "huggingface" / "download" / f"{path.name}.metadata" for path in files)
+    return {note.read_text(encoding="utf-8").partition("\n")[0] for note in notes if note.is_file()}
+
+
+def _require_commit(revision: str, folder: Path, noted: set[str], remedy: str) -> None:
+    """Raise WeightsError where the download's notes say that the folder is not of the one commit."""
+    if len(noted) > 1:
+        raise WeightsError(f"{folder} mixes files of several commits: {', '.join(sorted(noted))}", remedy=remedy)
+    if COMMIT.fullmatch(revision) and noted and noted != {revision}:
+        raise WeightsError(f"{folder} was downloaded from the commit {noted.pop()}", remedy=remedy)
 
 
 def _shards(index: Path) -> list[str]:

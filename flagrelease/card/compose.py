@@ -158,7 +158,7 @@ def _cell_contents(cell: ResolvedCell, data: CardData | None) -> dict[Block, lis
     if container:
         commands = (data.serve if data else []) or cell.cell.serve
     else:
-        option = _engine_option(data) if data else ""
+        option = release_options(data) if data else ""
         commands = [f"flagrelease serve {shell_token(cell.id)} --port {cell.cell.port}{option}"]
     found: dict[Block, list[Content]] = {
         Block.WEIGHTS: [_shell(_download(cell, data))],
@@ -199,15 +199,17 @@ def _download(cell: ResolvedCell, data: CardData | None) -> list[str]:
     source = cell.model.source
     if data and cell.model.weights:
         write = f"flagrelease weights {shell_token(cell.id)} --output {shell_token(cell.model_folder)}"
-        return [*_packages(data), f"{write}{_engine_option(data)}"]
+        return [*_packages(data), f"{write}{release_options(data)}"]
     repository = shell_token(cell.cell.names.download or source.repository)
     package, command, option = (
         ("modelscope", "modelscope download --model", "--local_dir")
         if source.hub == "modelscope"
         else ("huggingface_hub", "hf download", "--local-dir")
     )
+    # Another repository than the source's has other revisions.
+    revision = f" --revision {source.revision}" if source.revision and not cell.cell.names.download else ""
     place = f" {option} {shell_token(source.local_dir)}" if source.local_dir else ""
-    return [f"pip install {package}", f"{command} {repository}{place}"]
+    return [f"pip install {package}", f"{command} {repository}{revision}{place}"]
 
 
 def _packages(data: CardData) -> list[str]:
@@ -219,8 +221,11 @@ def _packages(data: CardData) -> list[str]:
     ]
 
 
-def _engine_option(data: CardData) -> str:
-    return "" if data.engine == data.cell.cell.engine else f" --engine {shell_token(data.engine)}"
+def release_options(data: CardData) -> str:
+    """Options of our commands for just this release: its engine, where it is not the cell's, and weights' revision."""
+    engine = "" if data.engine == data.cell.cell.engine else f" --engine {shell_token(data.engine)}"
+    revision = data.cell.model.source.revision
+    return engine + (f" --revision {revision}" if revision else "")
 
 
 def _environment(rows: list[tuple[str, str]], style: Style, say: Callable[[str], str]) -> Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateNotFound
 
 from flagrelease.card import figures
+from flagrelease.card.compose import release_options
 from flagrelease.card.data import Block, Card, Client, Code, Content, Section, Table
 from flagrelease.card.front_matter import as_yaml
 from flagrelease.card.names import card_names
@@ -156,7 +157,7 @@ def _context(card: Card) -> dict[str, object]:
             "gate": data.gate,
             "names": card_names(data.cell),
             "runs": [run for run in (data.baseline, data.candidate) if run],
-            "engine_option": "" if data.engine == data.cell.cell.engine else f" --engine {shell_token(data.engine)}",
+            "options": release_options(data),
             "unanswered": [finding for finding in data.gate.benchmarks if finding.missing],
             "operators": [artefact for artefact in data.evidence if artefact.kind == "operators"],
         }

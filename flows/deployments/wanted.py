@@ -136,8 +136,9 @@ def _release(cell: ResolvedCell, flow: Flow, variables: Mapping[str, Any], suite
         entrypoint=flow.entrypoint,
         parameters={"cell": cell.id},
         # Its own cell, and engines that can serve it: what would fail on a chip hours later is refused at once.
-        parameter_schema=_only(
-            flow.parameters, cell=[cell.id], engine=sorted({cell.cell.engine, *cell.cell.engines}), suite=suites
+        parameter_schema=_with_revision(
+            cell,
+            _only(flow.parameters, cell=[cell.id], engine=sorted({cell.cell.engine, *cell.cell.engines}), suite=suites),
         ),
         schedules=schedules,
         pool=cell.chip.key,
@@ -232,6 +233,16 @@ def _only(schema: Mapping[str, Any], **allowed: Sequence[str]) -> dict[str, Any]
                 else {"enum": texts}
             ),
         }
+    return {**schema, "properties": properties}
+
+
+def _with_revision(cell: ResolvedCell, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameter schema in which a model whose weights come in a package has no other revision."""
+    properties = dict(schema["properties"])
+    if cell.model.weights is not None:
+        revision = properties["revision"]
+        none = [branch for branch in revision["anyOf"] if branch["type"] == "null"]
+        properties["revision"] = {**revision, "anyOf": none}
     return {**schema, "properties": properties}
 
 

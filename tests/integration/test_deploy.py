@@ -221,12 +221,24 @@ def test_a_parameter_that_cannot_be_is_refused_before_the_run(server: SyncPrefec
     refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert refused.returncode == 1
     assert "engine" in refused.stdout + refused.stderr
-    for parameters in ({"cell": "qwen3-metax"}, {"engine": "flagscale"}, {"motor": "vllm"}, {"engine": 7}):
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        *(
+            ("smollm2-cpu", asked)
+            for asked in ({"cell": "qwen3-metax"}, {"engine": "flagscale"}, {"motor": "vllm"}, {"engine": 7})
+        ),
+        # Its weights come in a package.
+        ("smollm2-cpu", {"revision": "v1.1"}),
+        ("qwen3-metax", {"revision": "v1.1 "}),
+        ("qwen3-metax", {"revision": "v" * 101}),
+    ]
+    for cell, parameters in wrong:
         with pytest.raises(Exception, match=r"[Vv]alid|409|422"):
-            run_deployment("release/smollm2-cpu", parameters=parameters, timeout=0, as_subflow=False)
+            run_deployment(f"release/{cell}", parameters=parameters, timeout=0, as_subflow=False)
     assert len(server.read_flow_runs()) == runs
     accepted = run_deployment("release/smollm2-cpu", parameters={"engine": "vllm"}, timeout=0, as_subflow=False)
     assert accepted.parameters == {"cell": "smollm2-cpu", "engine": "vllm"}  # type: ignore[union-attr]
+    accepted = run_deployment("release/qwen3-metax", parameters={"revision": "v1.1"}, timeout=0, as_subflow=False)
+    assert accepted.parameters == {"cell": "qwen3-metax", "revision": "v1.1"}  # type: ignore[union-attr]
 
 
 def test_a_server_that_goes_away_is_said_and_a_second_run_goes_on(

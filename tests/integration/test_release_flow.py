@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.exceptions import ParameterTypeError
 from prefect.runtime import flow_run
 
-from flagrelease.errors import HarnessError, ServerError, StageTimeoutError
+from evaluation import baseline as baselines
+from flagrelease.errors import BaselineError, HarnessError, PreflightError, ServerError, StageTimeoutError
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import Stage
 from flagrelease.settings import settings
 from flagrelease.store import Store
 from flagrelease.store.queries import release_view
 from flows import serving, stages, tasks, tiers
+from flows.job import make_job
 from flows.local_server import prefect_server
 from flows.release import release
 from tests.conftest import ROOT
+from tests.unit.evaluations import evaluation, provenance
 from tests.unit.test_release_flow import StandInServer
 
 CELL = "smollm2-cpu"
@@ -131,10 +136,56 @@ def test_what_does_not_pass_fails_at_once_and_is_shown(prefect: SyncPrefectClien
 def test_what_is_asked_wrongly_is_not_begun(prefect: SyncPrefectClient, host: Host) -> None:
     with pytest.raises(ParameterTypeError, match="greater than or equal to 1"):
         release(CELL, repeats=0)
+    with pytest.raises(ParameterTypeError, match="pattern"):
+        release(CELL, revision="a b")
+    with pytest.raises(PreflightError, match="has no revisions"):
+        release(CELL, revision="v2")
     with pytest.raises(Exception, match="no suite"):
         release(CELL, suite="nothing")
     assert "was not begun" in str(artifact(prefect, f"release-{CELL}").data)
     assert host.built == 0
+
+
+def test_another_revision_of_the_weights_is_compared_with_its_own_baseline_and_said(
+    prefect: SyncPrefectClient, host: Host, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = yaml.safe_load((ROOT / "matrix.yaml").read_text())
+    model = matrix["models"]["smollm2"]
+    del model["weights"]
+    model["source"]["local_dir"] = str(home / "model")
+    path = home / "matrix.yaml"
+    monkeypatch.setenv("FLAGRELEASE_MATRIX", str(path))
+    path.write_text(yaml.safe_dump(matrix, allow_unicode=True))
+    settings.cache_clear()
+    for revision in ("v1", "v2"):
+        folder = home / f"model@{revision}"
+        folder.mkdir()
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            (folder / name).write_text(json.dumps({"of": revision}))
+    with pytest.raises(BaselineError, match="nothing to be compared with"):
+        release(CELL, revision="v2", publish=False)
+    assert host.built == 0
+    with closing(Store.open(settings().store_url)) as store:
+        for revision in ("v1", "v2"):
+            weights = make_job(CELL, None, settings(), revision=revision).cell.model.source.sha256 or ""
+            about = provenance().model_copy(update={"weights_sha256": weights})
+            measured = evaluation([]).model_copy(update={"provenance": about})
+            model["reference"].setdefault("revisions", {})[revision] = baselines.keep(measured, store, None)
+    path.write_text(yaml.safe_dump(matrix, allow_unicode=True))
+    first = release(CELL, revision="v1", publish=False)
+    second = release(CELL, revision="v2", publish=False)
+    assert first != second
+    # Nothing of the one is taken for the other.
+    assert (host.built, host.evaluated) == (2, 2)
+    assert newest(prefect).name == f"release {CELL} (revision v2, not published)"
+    with closing(Store.open(settings().store_url)) as store:
+        gate = release_view(store, second).gate
+    assert gate is not None
+    assert gate.baseline_id == model["reference"]["revisions"]["v2"]
+    assert {check.name: check.passed for check in gate.hygiene}["weights"]
+    text = (settings().output_path / CELL / "README.md").read_text()
+    assert "| Weights revision | not noted | `v2` |" in text
+    assert f"flagrelease release {CELL} --revision v2\n" in text
 
 
 def test_a_forced_run_reuses_nothing_and_goes_on_where_it_was_killed(

@@ -89,16 +89,18 @@ def terms(store: Store, policy: PublicationPolicy, verdict: Verdict, content: st
 
 def test_what_needs_no_approval_goes_where_the_policy_says(store: Store) -> None:
     shipped = PublicationPolicy()
-    assert terms(store, shipped, Verdict.CONSISTENT) == ("public", None)
-    assert terms(store, shipped, Verdict.INCONCLUSIVE) == ("private", None)
-    for verdict in (Verdict.REGRESSED, Verdict.INVALID):
-        assert "goes to no hub" in str(terms(store, shipped, verdict).refusal)
+    assert terms(store, shipped, Verdict.CONSISTENT) == publication.Terms("public")
+    assert terms(store, shipped, Verdict.INCONCLUSIVE) == publication.Terms("private")
+    recorded = terms(store, shipped, Verdict.REGRESSED)
+    assert recorded == publication.Terms("private", record=True)
+    assert recorded.repository("FlagRelease/Some-Model") == "FlagRelease/Some-Model-record"
+    assert "goes to no hub" in str(terms(store, shipped, Verdict.INVALID).refusal)
 
 
 def test_an_approval_is_waited_for_and_holds_for_what_was_looked_at(store: Store) -> None:
     assert isinstance(terms(store, NEEDED, Verdict.CONSISTENT).refusal, ApprovalNeededError)
     decide(store, "approve")
-    assert terms(store, NEEDED, Verdict.CONSISTENT) == ("public", None)
+    assert terms(store, NEEDED, Verdict.CONSISTENT) == publication.Terms("public")
     assert isinstance(terms(store, NEEDED, Verdict.CONSISTENT, B).refusal, ApprovalNeededError)
     decide(store, "reject", reason="a typo on the card")
     refusal = terms(store, NEEDED, Verdict.CONSISTENT).refusal

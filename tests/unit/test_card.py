@@ -365,6 +365,27 @@ def test_weights_come_from_where_the_cell_says() -> None:
     assert "come from `Qwen/Qwen3-8B`." in text
 
 
+def test_a_revision_of_the_weights_is_downloaded_said_and_asked_for_again() -> None:
+    source = card_data.container_cell().model.source.model_copy(update={"revision": "v1.1"})
+    cell = card_data.container_cell(source=source)
+    text = text_of(card_data.card(cell))
+    assert (
+        "modelscope download --model Qwen/Qwen3-8B --revision v1.1 --local_dir /nfs/models/Qwen3-8B\n"
+        in _blocks(text, "bash")[1]
+    )
+    (row,) = (row for table in _tables(text) for row in table if row[0] == "Weights revision")
+    assert row[-1] == "v1.1"
+    assert "flagrelease release qwen3-metax --revision v1.1\n" in text
+    process = cell.cell.model_copy(update={"launcher": "process", "container": None})
+    served = text_of(card_data.card(cell.model_copy(update={"cell": process})))
+    assert "flagrelease serve qwen3-metax --port 9010 --revision v1.1\n" in served
+    # Another repository has other revisions.
+    own = cell.cell.model_copy(update={"names": Names(download="FlagRelease/Qwen3-8B-FlagOS")})
+    text = text_of(card_data.card(cell.model_copy(update={"cell": own})))
+    assert "modelscope download --model FlagRelease/Qwen3-8B-FlagOS --local_dir /nfs/models/Qwen3-8B\n" in text
+    assert "revision" not in text_of(CARDS["container"]).casefold()
+
+
 def test_commands_cannot_close_their_fence() -> None:
     cell = card_data.container_cell()
     cell = cell.model_copy(update={"cell": cell.cell.model_copy(update={"serve": ["```", "echo\n# Owned"]})})

@@ -22,7 +22,7 @@ TEXT = {"type": "string"}
 OR_NONE = {"anyOf": [TEXT, {"type": "null"}], "default": None}
 SCHEMA = {
     "type": "object",
-    "properties": {"cell": TEXT, "engine": OR_NONE, "suite": OR_NONE},
+    "properties": {"cell": TEXT, "engine": OR_NONE, "suite": OR_NONE, "revision": OR_NONE},
     "required": ["cell"],
 }
 FLOWS = {
@@ -72,6 +72,13 @@ def test_a_deployment_takes_its_own_cell_and_engines_only() -> None:
     assert properties["suite"]["anyOf"][0]["enum"] == ["smoke", "text"]
     # A baseline is asked for by any model or cell.
     assert wanted(cells())["baseline/cpu"].parameter_schema == SCHEMA
+
+
+def test_weights_of_a_package_have_no_other_revision() -> None:
+    found = {name: wanted(cells())[f"release/{name}"].parameter_schema for name in ("smollm2-cpu", "qwen3-metax")}
+    assert found["smollm2-cpu"]["properties"]["revision"] == {"anyOf": [{"type": "null"}], "default": None}
+    assert found["qwen3-metax"]["properties"]["revision"] == OR_NONE
+    assert "revision" in SCHEMA["properties"], "the flow's own schema was changed"
 
 
 def test_an_image_is_built_for_a_cell_of_the_chip() -> None:

@@ -14,6 +14,7 @@ from evaluation import baseline as baselines
 from evaluation.run import aggregate
 from flagrelease import __version__
 from flagrelease.card.build import card_data
+from flagrelease.matrix import Source
 from flagrelease.provenance import publication
 from flagrelease.provenance.dsse import open_envelope
 from flagrelease.provenance.keys import SigningKey
@@ -82,6 +83,17 @@ def test_it_has_the_fields_of_in_toto_and_slsa() -> None:
         ("mmlu", 0.822, 500, 1),
         ("aime", 0.822, 30, 4),
     ]
+
+
+def test_a_revision_of_the_weights_is_stated() -> None:
+    source = Source(hub="modelscope", repository="Qwen/Qwen3-8B", revision="v1.1")
+    for cell, said in (
+        (cards.container_cell(source=source), {"revision": "v1.1"}),
+        (cards.container_cell(), None),
+    ):
+        whole = of(cards.card(cell), baseline_sha256=None)
+        went_in = {each["name"]: each for each in whole["predicate"]["buildDefinition"]["resolvedDependencies"]}
+        assert went_in["source"].get("annotations") == said
 
 
 def test_packaged_weights_are_named_by_their_package() -> None:

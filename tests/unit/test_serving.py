@@ -147,6 +147,23 @@ def test_a_downloaded_checkpoint_is_mounted_where_it_lies(
     assert weights.check(job.cell.model).sha256 != found.sha256
 
 
+def test_another_revision_is_mounted_where_the_card_puts_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: StandInLauncher
+) -> None:
+    folder = tmp_path / "models@v1.1"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("weights")
+    source = {"hub": "modelscope", "repository": "team/model", "local_dir": str(tmp_path / "models")}
+    job_of(tmp_path, monkeypatch, weights=None, source=source, cell={"engine": "vllm", "versions": {"vllm": "1"}})
+    job = make_job("smollm2-cpu", None, settings(), revision="v1.1")
+    with serving.start_server(job, settings(), print, image=IMAGE):
+        pass
+    mounts = [(mount.source, mount.target) for mount in launcher.container.mounts]
+    assert mounts == [(str(folder), str(tmp_path / "models"))]
+    assert launcher.spec.command.argv[:3] == ["vllm", "serve", str(tmp_path / "models")]
+
+
 def test_a_checkpoint_that_a_container_cannot_read_whole_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from tests.unit.command_line import Run
 
 CELL = "qwen3-metax"
 A, B = "a" * 64, "b" * 64
-NEEDED = PublicationPolicy.model_validate({"CONSISTENT": {"approval": True}})
+NEEDED = PublicationPolicy.model_validate({"CONSISTENT": {"approval": True}, "REGRESSED": {"hubs": "never"}})
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """FlagGems on a CPU: its kernels run in Triton's interpreter, as NumPy, one block after the other.
 
 What this shows is a kernel's arithmetic: indices, masks, accumulators, casts. It shows nothing of a compiler, a device
-or a speed. Three things are not FlagGems' own here: its kernel cache (`flag_gems.utils.libentry`) and the tuners, both
-of which measure on a device, are replaced by the first configuration of the list; the device's properties are those of
+or a speed. Three things are not FlagGems' own here: its kernel cache (`flag_gems.utils.libentry`) and the tuners, which
+measure on a device, are replaced by the first configuration that the kernel takes; the device's properties are those of
 a made-up one; and the vendor is NVIDIA without its architecture's overrides.
 """
 
@@ -83,27 +83,37 @@ def _pretend_a_device(torch: Any) -> None:
 
 
 class _FirstConfiguration:
-    """A kernel that is launched with the first configuration of its tuner."""
+    """A kernel that is launched with the first configuration of its tuner that it does not refuse."""
 
-    def __init__(self, kernel: Any, options: dict[str, Any]) -> None:
+    def __init__(self, kernel: Any, configurations: list[dict[str, Any]]) -> None:
         self._kernel = kernel
-        self._options = options
+        self._configurations = configurations
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:
         def launch(*args: Any, **named: Any) -> Any:
-            chosen = {name: value for name, value in self._options.items() if name not in named}
-            sized = (lambda meta: grid({**chosen, **meta})) if callable(grid) else grid
-            return self._kernel[sized](*args, **named, **chosen)
+            for options in self._configurations[:-1]:
+                try:
+                    return self._launched(grid, options, args, named)
+                except Exception as error:
+                    # A kernel refuses a configuration by `tl.static_assert`; a tuner then takes another.
+                    if "AssertionError" not in str(error):
+                        raise
+            return self._launched(grid, self._configurations[-1], args, named)
 
         return launch
+
+    def _launched(self, grid: Any, options: dict[str, Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        chosen = {name: value for name, value in options.items() if name not in named}
+        sized = (lambda meta: grid({**chosen, **meta})) if callable(grid) else grid
+        return self._kernel[sized](*args, **named, **chosen)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._kernel, name)
 
 
 def _tuner(configs: Any = None, *_: Any, **__: Any) -> Callable[[Any], _FirstConfiguration]:
-    options = dict(configs[0].kwargs) if configs else {}
-    return lambda kernel: _FirstConfiguration(kernel, options)
+    configurations = [dict(each.kwargs) for each in configs or []] or [{}]
+    return lambda kernel: _FirstConfiguration(kernel, configurations)
 
 
 class _Anything:

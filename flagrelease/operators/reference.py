@@ -129,8 +129,12 @@ def _rotary_pairs(answer: Any, wide: Inputs, _: Maker) -> Pairs:
 
 def _attention_inputs(made: Maker) -> Inputs:
     tokens, heads, kv_heads, width, context = made.size("tokens", "heads", "kv_heads", "head_dim", "context")
-    key, value = (made.tensor(1, kv_heads, context, width).repeat_interleave(heads // kv_heads, 1) for _ in range(2))
-    return [made.tensor(1, heads, tokens, width), key, value]
+    shape = (1, kv_heads, context, width)
+    # FlagGems' tests take values of up to 0.05, which is what their absolute tolerance is for; queries and keys as
+    # small would weigh all positions alike.
+    key, value = made.tensor(*shape), (made.tensor(*shape, values="positive") - 1) / 10
+    shared = (each.repeat_interleave(heads // kv_heads, 1) for each in (key, value))
+    return [made.tensor(1, heads, tokens, width), *shared]
 
 
 def _routing_inputs(made: Maker) -> Inputs:

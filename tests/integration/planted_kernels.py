@@ -122,3 +122,8 @@ def add(x: Any, y: Any) -> Any:
 
 
 _calls: list[int] = []
+
+
+def mul(x: Any, y: Any) -> Any:
+    """As operators that look for a device."""
+    raise RuntimeError("tensors on a device are needed")

@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
 EVALSCOPE_VENV := .venv-evalscope
+OPERATORS_VENV := .venv-operators
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 CONSTRAINTS := infra/constraints.txt
 CELL ?= smollm2-cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup release vllm evalscope engine test test-fast lint format clean
+.PHONY: help setup release vllm evalscope operators engine test test-fast lint format clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,13 @@ $(EVALSCOPE_VENV)/.done: infra/evalscope/requirements.txt
 	@$(EVALSCOPE_VENV)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --requirement $<
 	@touch $@
 
+$(OPERATORS_VENV)/.done: infra/operators/requirements.txt pyproject.toml
+	@test -x $(OPERATORS_VENV)/bin/pip || { echo "operators: making $(OPERATORS_VENV)"; $(PYTHON) -m venv $(OPERATORS_VENV); }
+	@echo "operators: installing torch, Triton and FlagGems (1.6 GB on disk, a minute)"
+	@$(OPERATORS_VENV)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --requirement $<
+	@$(OPERATORS_VENV)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --editable .
+	@touch $@
+
 setup: $(VENV)/.dev ## Make .venv with everything that development needs
 
 release: $(VENV)/.small ## Release the small cell: a real model, served, evaluated, compared, published to a folder
@@ -48,6 +56,8 @@ release: $(VENV)/.small ## Release the small cell: a real model, served, evaluat
 vllm: $(VLLM_VENV)/.done ## Make .venv-vllm: vLLM for CPUs, in an environment of its own
 
 evalscope: $(EVALSCOPE_VENV)/.done ## Make .venv-evalscope: questions about pictures, in an environment of its own
+
+operators: $(OPERATORS_VENV)/.done ## Make .venv-operators: FlagGems on a CPU, in an environment of its own
 
 engine: ## Start a Docker engine and two registries for tests on a Debian machine (as root)
 	@infra/engine/start.sh
@@ -69,4 +79,4 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
 
 clean: ## Remove environments, results and state
-	@rm -rf $(VENV) $(VLLM_VENV) $(EVALSCOPE_VENV) .flagrelease output
+	@rm -rf $(VENV) $(VLLM_VENV) $(EVALSCOPE_VENV) $(OPERATORS_VENV) .flagrelease output

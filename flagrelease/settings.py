@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     evalscope: Path | None = Field(
         default=None, description="the evalscope command; by default .venv-evalscope/bin/evalscope, then PATH"
     )
+    operators: Path | None = Field(
+        default=None,
+        description="a Python with torch, Triton and FlagGems; by default .venv-operators/bin/python, then this one",
+    )
     registry: str | None = Field(
         default=None, description="registry and project of container images, for example harbor.example.org/team"
     )

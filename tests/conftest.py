@@ -61,6 +61,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "vllm": ((ROOT / ".venv-vllm/bin/vllm").exists, "make vllm"),
     "evalscope": ((ROOT / ".venv-evalscope/bin/evalscope").exists, "make evalscope"),
+    "operators": ((ROOT / ".venv-operators/.done").exists, "make operators"),
     "root": (lambda: os.geteuid() == 0, "run the tests as root (a small file system is mounted)"),
     "postgresql": (lambda: postgresql_bin() is not None, "apt-get install postgresql"),
     "docker": (_engine_answers, "start Docker, or on a bare Debian machine, as root: infra/engine/start.sh"),

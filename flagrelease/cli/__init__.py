@@ -22,6 +22,7 @@ from flagrelease.cli import (
     inspect,
     keys,
     matrix,
+    operators,
     plan,
     publish,
     release,
@@ -59,6 +60,7 @@ app.add_typer(baseline.app, name="baseline")
 app.add_typer(db.app, name="db")
 app.add_typer(keys.app, name="keys")
 app.add_typer(publish.app, name="publish")
+app.add_typer(operators.app, name="operators")
 
 
 @cache

@@ -1,0 +1,157 @@
+"""Conformance: each operator in a process of its own, its results kept, what is there not asked again."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flagrelease.errors import OutputError, PreflightError, UnknownNameError
+from flagrelease.operators.cases import ACCELERATOR, CPU, OPERATORS, Case, cases_of
+from flagrelease.operators.environment import INSTALL, Environment, device_of
+from flagrelease.operators.results import OperatorResult, judge_operator, read_lines
+from flagrelease.operators.shapes import Shapes
+from flagrelease.records import digest
+
+WORKER = "flagrelease.operators.worker"
+TIMEOUT = 600.0
+"""Seconds that one operator may take; on a device most of it is compiling."""
+_METHOD = 1
+"""Raise where a change of cases, references or judge makes stored results others."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is checked where."""
+
+    environment: Environment
+    device: str
+    shapes: Shapes
+    operators: tuple[str, ...]
+    module: str = "flag_gems"
+    """Where the functions are; another one is imported by the workers instead."""
+
+    def key(self) -> str:
+        """Results of the same key are results of the same thing."""
+        about = {
+            "method": _METHOD,
+            "device": self.device,
+            "shapes": self.shapes.as_json(),
+            "module": self.module,
+            **self.environment.versions(),
+        }
+        return digest(about)[:16]
+
+    def cases(self, operator: str) -> list[Case]:
+        """What the operator is asked here."""
+        return cases_of(operator, self.shapes, CPU if self.device == "cpu" else ACCELERATOR)
+
+
+def make_plan(
+    found: Environment,
+    shapes: Shapes,
+    operators: Sequence[str] = (),
+    device: str | None = None,
+    module: str = "flag_gems",
+) -> Plan:
+    """Check what is asked before anything is run.
+
+    Raises UnknownNameError for an operator that has no reference here, PreflightError where a package or the device is
+    missing.
+    """
+    for name in operators:
+        if name not in OPERATORS:
+            near = difflib.get_close_matches(name, OPERATORS, n=3)
+            remedy = f"did you mean {' or '.join(near)}?" if near else f"one of: {', '.join(sorted(OPERATORS))}"
+            raise UnknownNameError(f"no reference is known for the operator {name!r}", remedy=remedy)
+    needed = ("torch", "triton", "numpy", "flagrelease", *(["flag_gems"] if module == "flag_gems" else []))
+    missing = [name for name in needed if getattr(found, name) is None]
+    if missing:
+        raise PreflightError(f"{found.python} lacks {', '.join(missing)}", remedy=INSTALL)
+    here = device_of(found) if device != "cpu" else "cpu"
+    if device not in (None, here):
+        raise PreflightError(
+            f"torch {found.torch} finds no {device} on this host",
+            remedy="without one: flagrelease operators list, and operators check --device cpu (arithmetic only)",
+        )
+    return Plan(found, here, shapes, tuple(operators) or tuple(OPERATORS), module)
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -> list[OperatorResult]:
+    """Check the operators, each in its own process; lines of JSON are kept in `<folder>/<key>/<operator>.jsonl`.
+
+    What is already there is not asked again; an operator that crashed is not started again. Raises OutputError where
+    the folder cannot be written.
+    """
+    place = folder / plan.key()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        about = {"device": plan.device, "module": plan.module, **plan.environment.versions(), **plan.shapes.as_json()}
+        (place / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error.strerror}", remedy="set FLAGRELEASE_HOME") from error
+    results = []
+    for operator in plan.operators:
+        cases = plan.cases(operator)
+        result = judge_operator(operator, cases, read_lines(place / f"{operator}.jsonl"), plan.device)
+        if result.missing:
+            _ask(plan, operator, [case for case in cases if case.name in result.missing], place)
+            result = judge_operator(operator, cases, read_lines(place / f"{operator}.jsonl"), plan.device)
+            say(f"{operator}: {result.verdict}")
+        else:
+            say(f"{operator}: {result.verdict} (kept)")
+        results.append(result)
+    return results
+
+
+def _ask(plan: Plan, operator: str, cases: list[Case], place: Path) -> None:
+    results = place / f"{operator}.jsonl"
+    if results.exists() and not results.read_text().endswith("\n"):
+        # A killed process left half a line, which would swallow the next one.
+        with results.open("a") as file:
+            file.write("\n")
+    asked: dict[str, Any] = {"operator": operator, "module": plan.module, "device": plan.device}
+    asked |= {"cases": [case.as_json() for case in cases], "results": str(results)}
+    # Generated code for the interpreter and for a device has the same names; threads of torch only disturb each other.
+    own = {"FLAGGEMS_CACHE_DIR": str(place / "cache"), "OMP_NUM_THREADS": "1"} if plan.device == "cpu" else {}
+    with (place / f"{operator}.log").open("w") as log:
+        try:
+            done = subprocess.run(
+                [str(plan.environment.python), "-m", WORKER],
+                input=json.dumps(asked),
+                text=True,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **own},
+                timeout=TIMEOUT,
+                check=False,
+            )
+            died = _why(done.returncode)
+        except subprocess.TimeoutExpired:
+            died = f"no answer within {TIMEOUT:.0f} s"
+    if died:
+        answered = {line["case"] for line in read_lines(results)}
+        at = next((case for case in cases if case.name not in answered), None)
+        reason = f"{died}{_last_words(place / f'{operator}.log')}"
+        line = {"case": at.name if at else "at its end", "group": at.group if at else "model"}
+        with results.open("a") as file:
+            file.write(json.dumps({**line, "outcome": "crashed", "reason": reason}) + "\n")
+
+
+def _why(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}" if code else ""
+    name = signal.Signals(-code).name
+    # The C library stops a process whose heap was written over; a kernel that writes out of bounds does that.
+    return f"{name} (memory was written out of bounds)" if name in ("SIGABRT", "SIGSEGV", "SIGBUS") else name
+
+
+def _last_words(log: Path) -> str:
+    words = log.read_text(errors="replace").strip().splitlines()[-1:]
+    return f": {words[0][:200]}" if words else ""

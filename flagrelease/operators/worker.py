@@ -1,0 +1,88 @@
+"""The process of one operator: asks its cases, one after the other, and writes a line of JSON for each.
+
+Read from standard input, as JSON: operator, module (where the function is, `flag_gems` or one that stands in for it),
+device, cases, results (the file to append to). A case's line is written before the next case begins, so that what ran
+before a crash is kept, and the first case without a line is the one that crashed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FLAG_GEMS = "flag_gems"
+_LONGEST = 300
+
+
+def main() -> None:
+    """Run the operator's cases."""
+    asked = json.load(sys.stdin)
+    if asked["device"] == "cpu":
+        from flagrelease.operators.interpreter import import_flag_gems, prepare_environment
+        from flagrelease.operators.interpreter_mends import mend_interpreter
+
+        prepare_environment()
+        import_flag_gems() if asked["module"] == FLAG_GEMS else mend_interpreter()
+    module = importlib.import_module(asked["module"])
+    with Path(asked["results"]).open("a") as file:
+        for case in asked["cases"]:
+            start = time.monotonic()
+            line = _answer(module, asked["operator"], case, asked["device"])
+            line["seconds"] = round(time.monotonic() - start, 3)
+            file.write(json.dumps({"case": case["name"], "group": case["group"], **line}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _answer(module: Any, operator: str, case: dict[str, Any], device: str) -> dict[str, Any]:
+    import torch
+
+    from flagrelease.operators.cases import Case
+    from flagrelease.operators.inputs import Maker
+    from flagrelease.operators.judge import distance
+    from flagrelease.operators.reference import QUESTIONS
+
+    question, made = QUESTIONS[operator], Maker(operator, Case(**case), device)
+    inputs = question.inputs(made)
+    wide = [_widened(each) for each in inputs]
+    try:
+        function = getattr(module, operator)
+        answer = question.call(function, *inputs)
+        pairs = question.pairs(answer, wide, made)
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        # A kernel cannot raise on a device: what raises within one is what the interpreter does not know.
+        inside = type(error).__name__ == "InterpreterError"
+        return {"outcome": "not runnable" if inside else "raises", "reason": said[:_LONGEST]}
+    distances = []
+    for found, wanted in pairs:
+        # What was looked up in the widened inputs is of the case's type.
+        kind = made.case.dtype if found.dtype == torch.float64 else str(found.dtype).removeprefix("torch.")
+        distances.append(distance(found, wanted, kind, made.case.reduction))
+    worst = max(distances, key=lambda each: each.ratio)
+    outcome = "matches" if worst.ratio <= 1 else "differs"
+    numbers = {"ratio": worst.ratio, "error": worst.error, "tolerance": worst.tolerance}
+    return {
+        "outcome": outcome,
+        "reason": worst.reason,
+        **{k: v if v < float("inf") else None for k, v in numbers.items()},
+    }
+
+
+def _widened(value: Any) -> Any:
+    """A tensor on the CPU, numbers in float64; anything else as it is."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    there = value.detach().cpu().clone()
+    return there.to(torch.float64) if there.is_floating_point() else there
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from evaluation import canary
 from evaluation.canary import make_reference, measure, write
@@ -29,9 +30,12 @@ from flagrelease.loading import load_chips, load_matrix, resolve
 from flagrelease.policy import CanaryPolicy
 from flagrelease.records import CanaryReference
 from flagrelease.secrets import child_environment
-from flagrelease.settings import CHECKOUT
+from flagrelease.settings import CHECKOUT, settings
+from flows.bisect import Against, bisect_job
+from flows.job import make_job
 from runtime import operators, weights
 from runtime.launch.process import free_port
+from tests.end_to_end.commands import servers_below
 from tests.integration.evaluations import nothing
 
 HERE = Path(__file__).parent
@@ -185,3 +189,26 @@ def test_two_faults_and_a_crash_at_once_are_all_culprits(
     assert {culprit.operator for culprit in result.culprits if culprit.alone is Outcome.CRASHED} == {"silu"}
     silu = next(culprit for culprit in result.culprits if culprit.operator == "silu")
     assert "died during the canary: ended with code -11" in (silu.error or "")
+
+
+def test_servers_that_are_started_anew_show_the_same(
+    torch: ForkedTorch, reference: CanaryReference, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert torch.starts
+    matrix = yaml.safe_load((CHECKOUT / "matrix.yaml").read_text())
+    (cell,) = (each for each in matrix["cells"] if each["model"] == "smollm2")
+    cell |= {"engine": "torch_reference", "stack": "flagos", "engines": {"torch_reference": {"threads": 1}}}
+    matrix["policy"]["suites"]["smoke"]["canary"] = POLICY.model_dump(mode="json")
+    (home / "matrix.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False))
+    monkeypatch.setenv("FLAGRELEASE_MATRIX", str(home / "matrix.yaml"))
+    monkeypatch.setenv("FLAGRELEASE_TORCH", str(PYTHON))
+    monkeypatch.setenv("PYTHONPATH", str(HERE / "stand_in_flag_gems"))
+    monkeypatch.setenv("FLAG_GEMS_STAND_IN_FAULTS", "rsqrt=epsilon")
+    settings.cache_clear()
+    job = make_job("smollm2-cpu", None, settings())
+    found = bisect_job(job, Against("reference", reference), ["mean_dim", "rsqrt"], settings(), print)
+    assert found.result.remove == ["rsqrt"]
+    assert yaml.safe_load(found.deny_list) == {"engines": {"torch_reference": {"without_operators": ["rsqrt"]}}}
+    report = next(path for path in found.files if path.name == "report-rsqrt.md").read_text()
+    assert "torch" in report
+    assert servers_below(home) == []

@@ -39,6 +39,8 @@ class StandInServers:
         self.crashing: set[str] = set()
         self.deaf = False
         """Whether it runs what it is to leave out."""
+        self.called: set[str] = set()
+        """Operators that others call, so that they run although left out."""
         self.silent = False
         self.running: set[str] = set()
         self.starts = 0
@@ -51,7 +53,8 @@ class StandInServers:
             raise PortError("the port is taken", remedy="none")
         told = job.limits
         assert isinstance(told, OperatorLists)
-        ran = set(told.operators or OPERATORS) - (set() if self.deaf else set(told.without_operators))
+        left_out = set() if self.deaf else set(told.without_operators) - self.called
+        ran = set(told.operators or OPERATORS) - left_out
         self.running = ran if job.cell.cell.stack is Stack.FLAGOS else set()
         if self.running & self.crashing:
             raise ServerError("the server died while loading after 3 s: exited with code 1", remedy="see its log")
@@ -167,6 +170,14 @@ def test_a_server_that_runs_what_it_is_to_leave_out_ends_the_search(
     servers.bad, servers.deaf = {"mm"}, True
     assert run("bisect", "smollm2-cpu") == ERROR
     assert "told to leave out: add, mm" in run.err
+
+
+def test_an_operator_that_another_one_calls_is_told_of(servers: StandInServers, release: Release, run: Run) -> None:
+    release()
+    servers.bad, servers.called = {"mm"}, {"sum"}
+    assert run("bisect", "smollm2-cpu") == 0
+    assert "bisect: sum ran although left out" in run.out
+    assert "without mm, and not with it" in run.out
 
 
 def test_a_server_without_a_list_ends_the_search(servers: StandInServers, release: Release, run: Run) -> None:

@@ -25,7 +25,9 @@ class Subject(Record):
     versions: dict[str, str] = Field(description="of engine, FlagGems, torch, …, as far as they are known")
     already_removed: list[str] = Field(description="operators that the cell leaves out anyway")
     shapes: dict[str, list[str]] = Field(default_factory=dict, description="of an operator's arguments, where known")
-    text: list[int] = Field(default_factory=list, description="token ids of the text that differs most")
+    text: list[int] = Field(
+        default_factory=list, description="token ids of the text that differs most; empty where it crashed"
+    )
 
 
 def deny_list(engine: str, already_removed: Sequence[str], result: BisectResult) -> str:
@@ -96,26 +98,26 @@ def said(step: Step) -> str:
 
 
 def _reproduction(enabled: Sequence[str], subject: Subject) -> list[str]:
-    only = ",".join(enabled)
-    lines = [
-        "Serve the model through vllm-plugin-FL with these operators only, and again with none, and compare:",
-        _fenced("shell", f"export VLLM_PLUGINS=fl VLLM_FL_PREFER_ENABLED=1 VLLM_FL_FLAGOS_WHITELIST={only}"),
-    ]
-    if subject.text:
-        script = REPRODUCTION.format(model=subject.model, tokens=subject.text, include=list(enabled))
+    lines = []
+    if subject.engine != "torch_reference":
+        only = ",".join(enabled)
         lines += [
+            "Serve the model through vllm-plugin-FL with these operators only, and again with none, and compare:",
+            _fenced("shell", f"export VLLM_PLUGINS=fl VLLM_FL_PREFER_ENABLED=1 VLLM_FL_FLAGOS_WHITELIST={only}"),
             "Where the model's own code calls the operator through torch, this shows it without a server (a fused "
             "operator that only the engine calls is not reached this way):",
-            _fenced("python", script),
         ]
-    return lines
+    tokens = subject.text or [1, 2, 3, 4]
+    script = REPRODUCTION.format(model=subject.model, tokens=tokens, include=list(enabled))
+    return [*lines, _fenced("python", script)]
 
 
 REPRODUCTION = """\
 import flag_gems, torch
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained({model!r}, dtype="auto").to(flag_gems.device).eval()
+model = AutoModelForCausalLM.from_pretrained({model!r}, dtype="auto", attn_implementation="eager")
+model.to(flag_gems.device).eval()
 tokens = torch.tensor([{tokens}], device=flag_gems.device)
 with torch.no_grad():
     native = model(tokens).logits.cpu().double().log_softmax(-1)

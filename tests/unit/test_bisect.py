@@ -39,6 +39,7 @@ def test_one_culprit_is_found_within_the_bound_of_server_starts(tmp_path: Path, 
         assert result.remove == [culprit]
         assert result.culprits[0].alone is (Outcome.CRASHED if crashes else Outcome.BAD)
         assert stack.starts == len(result.steps) <= most_starts(count), culprit
+        assert len(result.floors) <= 4
         said = bound_left(stack.said)
         assert all(left >= stack.starts - begun for begun, left in enumerate(said)), said
 
@@ -147,6 +148,8 @@ def test_killed_at_any_start_it_goes_on_there_and_finds_the_same(tmp_path: Path)
         again = SimulatedStack(**make)  # type: ignore[arg-type]
         assert again.bisect(path) == whole
         assert again.starts == len(whole.steps) - cut
+        # What it wrote behind the cut is whole too.
+        assert SimulatedStack(**make, cut_after=0).bisect(path) == whole  # type: ignore[arg-type]
 
 
 def test_the_notes_of_another_bisect_are_refused(tmp_path: Path) -> None:

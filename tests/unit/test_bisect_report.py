@@ -51,6 +51,9 @@ def test_a_report_says_what_happens_with_which_versions_and_how_to_see_it(tmp_pa
     compile(script, "reproduction", "exec")
     assert "use_gems(include=['op3_3'])" in script
     assert "[[5, 6, 7]]" in script
+    plain = upstream_report(result, result.culprits[0], SUBJECT.model_copy(update={"engine": "torch_reference"}))
+    assert "VLLM_FL" not in plain
+    assert "use_gems" in plain
 
 
 def test_a_report_of_a_crash_has_the_error_and_of_a_pair_both(tmp_path: Path) -> None:

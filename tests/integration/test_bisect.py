@@ -41,8 +41,8 @@ from tests.integration.evaluations import nothing
 HERE = Path(__file__).parent
 PYTHON = CHECKOUT / ".venv-vllm/bin/python"
 POLICY = CanaryPolicy(prompts=8, tokens=8, positions=8, factor=2, reason="small, for tests")
-SHORT = 150
-"""Bytes of the longest beginning of a text: a processor reads some hundred tokens a second."""
+SHORT = (0, 5, 10, 15)
+"""Texts that are read: a story, a dialogue, code, an explanation, of some 20 tokens each."""
 CAN = frozenset({"prompt_logprobs"})
 
 pytestmark = [pytest.mark.needs("llama_cpp", "vllm"), pytest.mark.slow]
@@ -128,7 +128,7 @@ def torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedTorch]:
 @pytest.fixture(scope="module")
 def reference(torch: ForkedTorch) -> CanaryReference:
     with pytest.MonkeyPatch.context() as patch, torch.serve(gems=False) as endpoint:
-        patch.setattr(canary, "texts", lambda count: [text for text in texts(40) if len(text) <= SHORT][:count])
+        patch.setattr(canary, "texts", lambda count: [texts(2 * count)[number] for number in SHORT])
         prompts = write(endpoint, CAN, POLICY, nothing)
     with torch.serve(gems=False) as endpoint:
         return make_reference(prompts, endpoint, CAN, "nothing", nothing)

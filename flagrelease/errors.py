@@ -221,3 +221,9 @@ class ApprovalNeededError(FlagReleaseError):
         """`content`: revision of what is to be approved."""
         super().__init__(message, remedy=remedy)
         self.content = content
+
+
+class BisectError(FlagReleaseError):
+    """The guilty operators cannot be looked for: nothing to judge by, no operator, or the notes of another bisect."""
+
+    exit_code = 34

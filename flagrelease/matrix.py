@@ -182,8 +182,8 @@ class Cell(Entry):
     tags: list[Key] = Field(default_factory=list, description="words by which cells are chosen, for example nightly")
     stack: Stack = Field(default=Stack.FLAGOS, strict=False)
     launcher: Literal["process", "container"] = Field(default="container", description="where its server runs")
-    engine: Literal["llama_cpp", "vllm", "flagscale"] = Field(description="what serves it")
-    engines: dict[Literal["llama_cpp", "vllm", "flagscale"], dict[str, Any]] = Field(
+    engine: Literal["llama_cpp", "vllm", "flagscale", "torch_reference"] = Field(description="what serves it")
+    engines: dict[Literal["llama_cpp", "vllm", "flagscale", "torch_reference"], dict[str, Any]] = Field(
         default_factory=dict, description="settings of each engine that can serve the cell"
     )
     port: int = Field(default=9010, ge=1, le=65535, description="port that the card's commands use")

@@ -35,6 +35,10 @@ class Settings(BaseSettings):
         default=None, description="folder of further chip files (<chip>.yaml), beside those that FlagRelease brings"
     )
     vllm: Path | None = Field(default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH")
+    torch: Path | None = Field(
+        default=None,
+        description="a python that has torch and transformers; by default our own, then .venv-vllm/bin/python",
+    )
     evalscope: Path | None = Field(
         default=None, description="the evalscope command; by default .venv-evalscope/bin/evalscope, then PATH"
     )

@@ -36,7 +36,8 @@ PATHS = (
 _LINE = re.compile(r"\[[A-Z]+\] (?P<logger>[A-Za-z_][\w.]*): (?P<message>\S.*)", re.ASCII)
 # `GEMS ADD`, `METAX GEMS ADD`, `GEMS_KUNLUNXIN ADD`; the name is what the older lines have.
 _CALLED = re.compile(r"\bGEMS(?:_[A-Z]+)? (?P<name>[^,]+)", re.ASCII)
-_NAME = re.compile(r"[\w.]+", re.ASCII)
+NAME = re.compile(r"[\w.]+", re.ASCII)
+"""An operator's name."""
 # Workers write one file over each other: a line may begin within another, or behind the zeros of a hole.
 _BROKEN = re.compile(r"\0+|(?=\[DEBUG\] )")
 _DISPATCHED = "vllm_fl.dispatch.ops."
@@ -80,5 +81,5 @@ def _function(logger: list[str], said: str) -> str:
     kind = next((index for index, part in enumerate(logger) if part in {"ops", "fused"}), None)
     if kind is not None and len(logger) == kind + 2:
         # Without the function's name there is only the module's, which may hold several operators.
-        return said.lower() if _NAME.fullmatch(said) else logger[-1]
+        return said.lower() if NAME.fullmatch(said) else logger[-1]
     return logger[-2] if logger[-1] in _METHODS else logger[-1]

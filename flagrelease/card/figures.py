@@ -8,7 +8,12 @@ from typing import Any
 
 from flagrelease.records import Provenance
 
-ENGINES = {"llama_cpp": "llama.cpp", "vllm": "vLLM", "flagscale": "FlagScale"}
+ENGINES = {
+    "llama_cpp": "llama.cpp",
+    "vllm": "vLLM",
+    "flagscale": "FlagScale",
+    "torch_reference": "transformers on torch",
+}
 _PACKAGES = {"llama_cpp": "xllamacpp"}
 """Package whose version an engine reports, where it is named otherwise than the engine."""
 

@@ -13,6 +13,7 @@ from flagrelease.cli import (
     approve,
     baseline,
     benchmarks,
+    bisect,
     card,
     db,
     deploy,
@@ -51,6 +52,7 @@ app.command()(inspect.show)
 app.command()(gate.gate)
 app.command()(gate.flips)
 app.command()(gate.compare)
+app.command()(bisect.bisect)
 app.command()(verify.verify)
 app.add_typer(card.app, name="card")
 app.add_typer(image.app, name="image")

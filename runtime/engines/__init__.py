@@ -6,9 +6,10 @@ from flagrelease.errors import UnknownNameError
 from runtime.engines.flagscale import Flagscale
 from runtime.engines.interface import Engine
 from runtime.engines.llama_cpp import LlamaCpp
+from runtime.engines.torch_reference import TorchReference
 from runtime.engines.vllm import Vllm
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm(), Flagscale())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm(), Flagscale(), TorchReference())}
 
 
 def engine(name: str) -> Engine:

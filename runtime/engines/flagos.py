@@ -18,23 +18,33 @@ from runtime.operators import WRITTEN
 Operator = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]+$")]
 
 
-class FlagosSettings(EngineSettings):
-    """Settings of engines that can run FlagGems; on the stack `native` they say nothing."""
+class OperatorLists(EngineSettings):
+    """Settings that say which operators of FlagGems run; on the stack `native` they say nothing."""
 
-    plugin: bool = Field(default=False, description="serve through vllm-plugin-FL, which the image must have")
-    operators: list[Operator] = Field(
-        default_factory=list, description="the only functions of FlagGems that run; needs the plugin"
-    )
+    operators: list[Operator] = Field(default_factory=list, description="the only functions of FlagGems that run")
     without_operators: list[Operator] = Field(
         default_factory=list,
-        description="functions of FlagGems that do not run, instead of the plugin's own list for the chip",
+        description="functions of FlagGems that do not run, instead of FlagGems' or the plugin's own list for the chip",
     )
 
     @model_validator(mode="after")
-    def _one_list_that_is_read(self) -> Self:
+    def _one_list(self) -> Self:
         if self.operators and self.without_operators:
-            msg = "`operators` and `without_operators` exclude each other: vllm-plugin-FL refuses to start with both"
+            msg = "`operators` and `without_operators` exclude each other: a server takes one of them"
             raise ValueError(msg)
+        return self
+
+
+class FlagosSettings(OperatorLists):
+    """Settings of engines that run FlagGems through FlagScale's patches or through vllm-plugin-FL."""
+
+    plugin: bool = Field(
+        default=False,
+        description="serve through vllm-plugin-FL, which the image must have; lists of operators need it",
+    )
+
+    @model_validator(mode="after")
+    def _a_list_that_is_read(self) -> Self:
         if (self.operators or self.without_operators) and not self.plugin:
             msg = "lists of operators need `plugin: true`: vLLM as FlagScale patches it reads none"
             raise ValueError(msg)

@@ -1,0 +1,89 @@
+"""When a server is bad: a statistic of the canary, and its threshold from A/A runs.
+
+The statistic (`exceedance`) says how many times the canary's allowance a server lies from the baseline, on the texts
+that the baseline wrote: the largest of three ratios, so that it is above 1 exactly where the gate's canary fails.
+
+The threshold is the one-sided upper prediction bound for one further run of the same stack, from m A/A runs with mean
+x̄ and standard deviation s (over m − 1):
+
+    x̄ + t(1 − α′, m − 1) · s · √(1 + 1/m)
+
+(Hahn and Meeker 1991, *Statistical Intervals*; the same as a two-sample t test with a sample of one, Sokal and Rohlf
+1995, *Biometry*). One more run of the same stack lies above it with probability α′, whatever m ≥ 2, if runs vary
+normally; a statistic that is a mean over hundreds of tokens does, nearly. It is never below 1: operators that round
+differently are no fault, and how much of that is allowed the gate's canary says.
+
+A bisect judges up to K servers, and one false alarm sends it astray. So α′ = α/K (Bonferroni), where K is the bound
+of server starts for one culprit; α = 5 % then holds for the whole bisect, not for one step. It says nothing of the
+opposite mistake: a fault that is smaller than the noise of the stack is not found.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from flagrelease.records import CanaryResult
+
+ALPHA = 0.05
+"""Chance that a bisect of a sound model takes any server for bad."""
+
+
+def exceedance(canary: CanaryResult) -> float:
+    """How many times the allowed distance a server lies from the baseline; at most 1 where its canary passed.
+
+    The largest of: mean |Δ log p| and KL divergence by their bars; share of positions where the likeliest token
+    changed, by the share that may change. Infinite where only missing log-probabilities made the canary fail.
+    """
+    found, bars = canary.found, canary.bars
+    ratio = max(
+        found.mean_abs_logprob / bars.mean_abs_logprob,
+        found.kl / bars.kl,
+        (1 - found.top1_agreement) / (1 - bars.top1_agreement),
+    )
+    if canary.passed:
+        # Passed by the gate's own comparison, which must not turn on the last bit of a quotient.
+        return min(ratio, 1.0)
+    return ratio if ratio > 1 else math.inf
+
+
+def most_starts(count: int) -> int:
+    """Most server starts that one culprit among `count` operators may cost: 2 · log2(n) + 4."""
+    return math.floor(2 * math.log2(count) + 4)
+
+
+def floor_starts(count: int) -> int:
+    """A/A runs for `count` operators: from two to four, as many as `most_starts` leaves room for.
+
+    Beside them a search for one culprit starts a server with every operator, one each halving, one without the culprit
+    and one with the culprit only.
+    """
+    return min(4, max(2, most_starts(count) - halvings(count) - 3))
+
+
+def halvings(count: int) -> int:
+    """Server starts that tell one of `count` apart: ⌈log2(n)⌉."""
+    return (count - 1).bit_length()
+
+
+def step_alpha(count: int) -> float:
+    """Chance of a false alarm at one step of a bisect over `count` operators."""
+    return ALPHA / most_starts(count)
+
+
+def threshold(floors: Sequence[float], alpha: float) -> float:
+    """Largest statistic of a good server, from the statistics of at least two A/A runs, at `alpha` a server.
+
+    ValueError for fewer: one run says nothing of how runs vary.
+    """
+    if len(floors) < 2:  # noqa: PLR2004 - as the message says
+        msg = f"a threshold needs two A/A runs, not {len(floors)}"
+        raise ValueError(msg)
+    from scipy.special import stdtrit
+
+    runs = len(floors)
+    spread = statistics.stdev(floors) * math.sqrt(1 + 1 / runs)
+    # Runs that agree to the last bit leave no room, however far out the quantile lies.
+    bound = statistics.fmean(floors) + (float(stdtrit(runs - 1, 1 - alpha)) * spread if spread else 0.0)
+    return max(1.0, bound)

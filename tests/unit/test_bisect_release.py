@@ -1,0 +1,229 @@
+"""Bisecting a release: what is searched, how the server is told, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flagrelease.errors import PortError, ServerError
+from flagrelease.pipeline import StageOutput
+from flagrelease.records import CanaryResult, CanaryStatistics, Stack, Stage
+from flagrelease.settings import settings
+from flows import bisect as flow
+from flows import serving
+from flows.job import Job, make_job
+from flows.session import open_session
+from runtime.engines.flagos import OperatorLists
+from runtime.engines.torch_reference import TorchReference
+from runtime.engines.vllm import Vllm
+from runtime.operators import WRITTEN
+from tests.conftest import ROOT
+from tests.unit.command_line import Run
+
+pytestmark = pytest.mark.needs("llama_cpp")
+OPERATORS = ["add", "mm", "mul", "rsqrt", "silu", "softmax", "sum"]
+ERROR = 34
+
+
+class StandInServers:
+    """Takes the place of servers: says what ran, and is bad, or dies, as planted."""
+
+    def __init__(self) -> None:
+        self.bad: set[str] = set()
+        self.crashing: set[str] = set()
+        self.deaf = False
+        """Whether it runs what it is to leave out."""
+        self.called: set[str] = set()
+        """Operators that others call, so that they run although left out."""
+        self.silent = False
+        self.running: set[str] = set()
+        self.starts = 0
+        self.port_taken = False
+
+    @contextmanager
+    def start(self, job: Job, *_: object, **__: object) -> Iterator[StandInServers]:
+        self.starts += 1
+        if self.port_taken:
+            raise PortError("the port is taken", remedy="none")
+        told = job.limits
+        assert isinstance(told, OperatorLists)
+        left_out = set() if self.deaf else set(told.without_operators) - self.called
+        ran = set(told.operators or OPERATORS) - left_out
+        self.running = ran if job.cell.cell.stack is Stack.FLAGOS else set()
+        if self.running & self.crashing:
+            raise ServerError("the server died while loading after 3 s: exited with code 1", remedy="see its log")
+        yield self
+
+    def read(self, path: str) -> bytes | None:
+        lines = [f"[DEBUG] flag_gems.ops.{name}.{name}: GEMS {name}" for name in sorted(self.running)]
+        return "\n".join(lines).encode() if path == WRITTEN and not self.silent else None
+
+    def canary(self, *_: object) -> CanaryResult:
+        faults = len(self.running & self.bad)
+        bars = CanaryStatistics(positions=9, mean_abs_logprob=0.1, top1_agreement=0.9, kl=0.01)
+        found = CanaryStatistics(positions=9, mean_abs_logprob=0.05 + faults, top1_agreement=1, kl=0.001)
+        return CanaryResult(found=found, bars=bars, passed=not faults, reasons=[], worst=[3, 1])
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> StandInServers:
+    stand_in = StandInServers()
+    monkeypatch.setattr(serving, "start_server", stand_in.start)
+    monkeypatch.setattr(serving, "endpoint_of", lambda *_: None)
+    monkeypatch.setattr(flow, "measure", stand_in.canary)
+    monkeypatch.setattr(TorchReference, "version", lambda _: "2.13.0, transformers 5.19.0, FlagGems 5.0.2")
+    monkeypatch.setattr(Vllm, "version", lambda _: "0.32.0")
+    return stand_in
+
+
+Release = Callable[..., Job]
+
+
+@pytest.fixture
+def release(home: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
+    """Makes a release of the small cell, changed, whose server listed `OPERATORS`."""
+
+    def make(ran: list[str] | None = OPERATORS, told: Mapping[str, Any] | None = None, **cell: Any) -> Job:
+        matrix = yaml.safe_load((ROOT / "matrix.yaml").read_text())
+        (entry,) = (each for each in matrix["cells"] if each["model"] == "smollm2")
+        name = cell.get("engine", "torch_reference")
+        entry |= {"engine": name, "stack": "flagos", **cell}
+        entry["engines"][name] = dict(told or {})
+        path = home / "matrix.yaml"
+        path.write_text(yaml.safe_dump(matrix, sort_keys=False))
+        monkeypatch.setenv("FLAGRELEASE_MATRIX", str(path))
+        settings.cache_clear()
+        job = make_job("smollm2-cpu", None, settings())
+        with open_session(job, lambda _: None) as session:
+            session.run.stage(Stage.CANARY, lambda: StageOutput({"canary": None, "note": None, "operators": ran}))
+        return job
+
+    return make
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(monkeypatch, capsys)
+
+
+def test_the_culprit_of_a_release_is_told_with_its_deny_list_and_a_report(
+    servers: StandInServers, release: Release, run: Run
+) -> None:
+    release(told={"without_operators": ["topk"]})
+    servers.bad = {"rsqrt"}
+    assert run("bisect", "smollm2-cpu") == 0
+    assert "CULPRITS: the model is good without rsqrt, and not with it" in run.out
+    assert "without_operators: [topk, rsqrt]" in run.out
+    files = {line.split(":", 1)[0]: Path(line.split(":", 1)[1].strip()) for line in run.out.splitlines()[-4:]}
+    assert list(files) == ["result.json", "deny-list.yaml", "report-rsqrt.md", "journal.jsonl"]
+    assert "FlagGems 5.0.2" in files["report-rsqrt.md"].read_text()
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in files["report-rsqrt.md"].read_text()
+    begun = servers.starts
+
+    assert run("bisect", "smollm2-cpu", "--json") == 0
+    assert json.loads(run.out)["culprits"][0]["operator"] == "rsqrt"
+    assert servers.starts == begun, "what was measured is measured again"
+
+
+def test_a_crash_is_an_outcome_and_its_error_is_in_the_report(
+    servers: StandInServers, release: Release, run: Run
+) -> None:
+    release()
+    servers.bad, servers.crashing = {"mm"}, {"silu"}
+    assert run("bisect", "1") == 0
+    report = next(path for path in settings().work_path.rglob("report-silu.md")).read_text()
+    assert "the server died while loading after 3 s: exited with code 1" in report
+    assert next(settings().work_path.rglob("report-mm.md")).exists()
+
+
+def test_a_list_of_the_only_operators_is_narrowed_and_never_empty(
+    servers: StandInServers, release: Release, run: Run
+) -> None:
+    release(ran=["mm", "silu"], told={"operators": ["mm", "silu"]})
+    servers.bad = {"silu"}
+    assert run("bisect", "smollm2-cpu", "--json") == 0
+    found = json.loads(run.out)
+    assert [culprit["operator"] for culprit in found["culprits"]] == ["silu"]
+    # Without either, the native stack was served; an empty list would have meant all operators.
+    assert found["floors"][0] == pytest.approx(0.5)
+
+
+def test_a_taken_port_says_nothing_of_operators(servers: StandInServers, release: Release, run: Run) -> None:
+    release()
+    servers.port_taken = True
+    assert run("bisect", "smollm2-cpu") == PortError.exit_code
+    servers.port_taken = False
+    assert run("bisect", "smollm2-cpu") == 0
+    assert "NO CULPRIT" in run.out
+
+
+def test_a_server_that_runs_what_it_is_to_leave_out_ends_the_search(
+    servers: StandInServers, release: Release, run: Run
+) -> None:
+    release()
+    servers.bad, servers.deaf = {"mm"}, True
+    assert run("bisect", "smollm2-cpu") == ERROR
+    assert "told to leave out: add, mm" in run.err
+
+
+def test_an_operator_that_another_one_calls_is_told_of(servers: StandInServers, release: Release, run: Run) -> None:
+    release()
+    servers.bad, servers.called = {"mm"}, {"sum"}
+    assert run("bisect", "smollm2-cpu") == 0
+    assert "bisect: sum ran although left out" in run.out
+    assert "without mm, and not with it" in run.out
+
+
+def test_a_server_without_a_list_ends_the_search(servers: StandInServers, release: Release, run: Run) -> None:
+    release()
+    servers.silent = True
+    assert run("bisect", "smollm2-cpu") == ERROR
+    assert "listed no operator" in run.err
+
+
+def test_operators_can_be_named_where_the_release_has_no_list(
+    servers: StandInServers, release: Release, run: Run, home: Path
+) -> None:
+    release(ran=None)
+    servers.crashing = {"sum"}
+    assert run("bisect", "smollm2-cpu") == ERROR
+    assert "--operators FILE" in run.err
+    (home / "list.txt").write_text("# those of another chip\nadd\nmm\n\nsum # new\n")
+    assert run("bisect", "smollm2-cpu", "--operators", home / "list.txt") == 0
+    assert "without sum" in run.out
+    (home / "list.txt").write_text("[DEBUG] flag_gems.ops.sum.sum: GEMS SUM\n")
+    assert flow.listed_in(home / "list.txt") == ["sum"]
+    (home / "list.txt").write_text("no operator at all\n")
+    assert run("bisect", "smollm2-cpu", "--operators", home / "list.txt") == ERROR
+    assert run("bisect", "smollm2-cpu", "--operators", home / "none.txt") == ERROR
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ({"stack": "native"}, "no operator of FlagGems ran"),
+        ({"engine": "llama_cpp"}, "runs none of FlagGems' operators"),
+        ({"engine": "vllm"}, "served without the plugin"),
+    ],
+)
+def test_what_has_no_operators_to_leave_out_is_refused(
+    servers: StandInServers, release: Release, run: Run, cell: dict[str, str], said: str
+) -> None:
+    release(**cell)
+    assert run("bisect", "smollm2-cpu") == ERROR
+    assert said in run.err
+    assert servers.starts == 0
+
+
+def test_a_cell_that_changed_since_is_said(servers: StandInServers, release: Release, run: Run) -> None:
+    release()
+    release(told={"threads": 2})
+    assert run("bisect", "1") == 0
+    assert "has changed since release 1" in run.out
+    assert servers.starts == 1

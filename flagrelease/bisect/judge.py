@@ -24,7 +24,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from flagrelease.records import CanaryResult
+from flagrelease.verdicts import CanaryResult
 
 ALPHA = 0.05
 """Chance that a bisect of a sound model takes any server for bad."""

@@ -6,7 +6,8 @@ from enum import StrEnum
 
 from pydantic import ConfigDict, Field
 
-from flagrelease.records import CanaryResult, Record
+from flagrelease.records import Record
+from flagrelease.verdicts import CanaryResult
 
 
 class Outcome(StrEnum):

@@ -17,7 +17,8 @@ from flagrelease.bisect.judge import exceedance, threshold
 from flagrelease.bisect.records import Measured, Status
 from flagrelease.bisect.search import bisect
 from flagrelease.policy import CanaryPolicy
-from flagrelease.records import CanaryPrompt, CanaryResult, CanaryStatistics, TopToken
+from flagrelease.records import CanaryPrompt, CanaryStatistics, TopToken
+from flagrelease.verdicts import CanaryResult
 
 POLICY = CanaryPolicy(prompts=8, tokens=8, positions=8, factor=1, reason="as strict as can be, for tests")
 TEXTS, POSITIONS, TOKENS = 8, 8, 8

@@ -13,8 +13,9 @@ import yaml
 
 from flagrelease.errors import PortError, ServerError
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import CanaryResult, CanaryStatistics, Stack, Stage
+from flagrelease.records import CanaryStatistics, Stack, Stage
 from flagrelease.settings import settings
+from flagrelease.verdicts import CanaryResult
 from flows import bisect as flow
 from flows import serving
 from flows.job import Job, make_job

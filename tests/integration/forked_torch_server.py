@@ -32,17 +32,18 @@ def serve(model: server.Model, command: dict[str, Any]) -> None:
 def main() -> None:
     model = server.Model(server.parsed(sys.argv[1:]))
     said, sys.stdout = sys.stdout, sys.stderr
-    child = 0
+    child, code = 0, None
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "start":
-            child = os.fork()
+            child, code = os.fork(), None
             if child == 0:
                 serve(model, command)
             answer: Any = child
         elif command["do"] == "ended":
-            ended, status = os.waitpid(child, os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if ended else None
+            # Its end is told once only.
+            ended, status = os.waitpid(child, os.WNOHANG) if code is None else (0, 0)
+            answer = code = os.waitstatus_to_exitcode(status) if ended else code
         else:
             try:
                 os.kill(child, signal.SIGKILL)

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import yaml
 
@@ -30,10 +29,10 @@ from flagrelease.loading import load_chips
 from flagrelease.settings import data_path
 from runtime.launch.process import free_port, start_guarded, stop_guarded
 from tests.conftest import postgresql_bin
+from tests.prefect_server import wait_for_health
 
 CHIPS, MODELS = 13, 60
 FIRST_AIM_S, SECOND_AIM_S = 120.0, 10.0
-READY_S = 300
 BIN = Path(sys.executable).parent
 
 
@@ -92,14 +91,7 @@ def prefect_server(home: Path, database: str | None) -> Iterator[dict[str, str]]
     argv = [str(BIN / "prefect"), "server", "start", "--port", str(port)]
     server = start_guarded(argv, env | zones, home / "server.log")
     try:
-        end = time.monotonic() + READY_S
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{env['PREFECT_API_URL']}/health").is_success:
-                    break
-            assert server.poll() is None, (home / "server.log").read_text()
-            assert time.monotonic() < end, "the Prefect server did not answer"
-            time.sleep(0.5)
+        wait_for_health(env["PREFECT_API_URL"], server, home / "server.log")
         yield env
     finally:
         stop_guarded(server)

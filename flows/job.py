@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from flagrelease.records import CellImage, Provenance, Stage, digest
 from flagrelease.settings import Settings
 from flagrelease.store.database import check_writable
 from flows.asked import with_revision, with_suite
+from flows.plan_changes import no_facts
 from runtime import weights
 from runtime.engines import ENGINES
 from runtime.engines import engine as engine_named
@@ -39,12 +40,6 @@ from runtime.preflight import check_host
 
 HOME_MIB = 50
 OUTPUT_MIB = 5
-# When a cell is released, how it is grouped, how long it may take, and what others are compared with is on no card.
-NO_FACTS: Mapping[str, Any] = {
-    "cell": {"tags", "schedule", "timeouts"},
-    "model": {"reference": {"revisions"}},
-    "timeouts": True,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +232,7 @@ def make_plan(job: Job) -> Plan:
             Stage.DECIDE: {**judged, "overrides": cell.overrides},
             Stage.CARD: {
                 "template": template_sha256(),
-                "facts": digest(cell.model_dump(mode="json", exclude=NO_FACTS)),
+                "facts": digest(cell.model_dump(mode="json", exclude=no_facts())),
             },
             Stage.PUBLISH: {
                 "publisher": FolderPublisher.name,

@@ -45,7 +45,6 @@ _WHAT = {
     "publish": "whether it is published",
 }
 _RANK = {what: place for place, what in enumerate(_WHAT.values())}
-# On no card, so no fact of one.
 _NO_FACTS = {
     ("cell", "tags"),
     ("cell", "schedule"),
@@ -53,6 +52,9 @@ _NO_FACTS = {
     ("timeouts",),
     ("model", "reference", "revisions"),
 }
+"""What of a cell is no fact of a card: when it is released, how it is grouped, how long it may take, and what other
+revisions are compared with.
+"""
 # Keys of the image's inputs that the matrix and the chip files call otherwise, or that are not theirs.
 _IMAGE_WORDS = {"base": "base image", "chip_display": "the chip's name", "image": "container"}
 
@@ -98,6 +100,17 @@ def _with_names(inputs: Mapping[str, Any]) -> dict[str, Any]:
         {"weights": dict(zip(("repository", "sha256", "revision"), weights, strict=False))} if _is_list(weights) else {}
     )
     return {**inputs, **named}
+
+
+def no_facts() -> dict[str, Any]:
+    """What of a cell is no fact of a card, as pydantic's `exclude` takes it."""
+    found: dict[str, Any] = {}
+    for *above, name in _NO_FACTS:
+        inner = found
+        for key in above:
+            inner = inner.setdefault(key, {})
+        inner[name] = True
+    return found
 
 
 def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

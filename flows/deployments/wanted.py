@@ -136,9 +136,13 @@ def _release(cell: ResolvedCell, flow: Flow, variables: Mapping[str, Any], suite
         entrypoint=flow.entrypoint,
         parameters={"cell": cell.id},
         # Its own cell, and engines that can serve it: what would fail on a chip hours later is refused at once.
-        parameter_schema=_with_revision(
-            cell,
-            _only(flow.parameters, cell=[cell.id], engine=sorted({cell.cell.engine, *cell.cell.engines}), suite=suites),
+        parameter_schema=_only(
+            flow.parameters,
+            cell=[cell.id],
+            engine=sorted({cell.cell.engine, *cell.cell.engines}),
+            suite=suites,
+            # Weights that come in a package have no revisions.
+            **({"revision": []} if cell.model.weights else {}),
         ),
         schedules=schedules,
         pool=cell.chip.key,
@@ -224,25 +228,11 @@ def _only(schema: Mapping[str, Any], **allowed: Sequence[str]) -> dict[str, Any]
     """A parameter schema in which the named parameters may have only these texts, and null where they could before."""
     properties = dict(schema["properties"])
     for name, texts in allowed.items():
-        branches = properties[name].get("anyOf")
-        properties[name] = {
-            **properties[name],
-            **(
-                {"anyOf": [{**one, "enum": texts} if one["type"] == "string" else one for one in branches]}
-                if branches
-                else {"enum": texts}
-            ),
-        }
-    return {**schema, "properties": properties}
-
-
-def _with_revision(cell: ResolvedCell, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameter schema in which a model whose weights come in a package has no other revision."""
-    properties = dict(schema["properties"])
-    if cell.model.weights is not None:
-        revision = properties["revision"]
-        none = [branch for branch in revision["anyOf"] if branch["type"] == "null"]
-        properties["revision"] = {**revision, "anyOf": none}
+        limits: dict[str, Any] = {"enum": texts}
+        if branches := properties[name].get("anyOf"):
+            text = [{**one, "enum": texts} for one in branches if one["type"] == "string" and texts]
+            limits = {"anyOf": [*text, *(one for one in branches if one["type"] != "string")]}
+        properties[name] = {**properties[name], **limits}
     return {**schema, "properties": properties}
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments import run_deployment
@@ -236,9 +237,11 @@ def test_a_parameter_that_cannot_be_is_refused_before_the_run(server: SyncPrefec
             run_deployment(f"release/{cell}", parameters=parameters, timeout=0, as_subflow=False)
     assert len(server.read_flow_runs()) == runs
     accepted = run_deployment("release/smollm2-cpu", parameters={"engine": "vllm"}, timeout=0, as_subflow=False)
-    assert accepted.parameters == {"cell": "smollm2-cpu", "engine": "vllm"}  # type: ignore[union-attr]
+    assert isinstance(accepted, FlowRun)
+    assert accepted.parameters == {"cell": "smollm2-cpu", "engine": "vllm"}
     accepted = run_deployment("release/qwen3-metax", parameters={"revision": "v1.1"}, timeout=0, as_subflow=False)
-    assert accepted.parameters == {"cell": "qwen3-metax", "revision": "v1.1"}  # type: ignore[union-attr]
+    assert isinstance(accepted, FlowRun)
+    assert accepted.parameters == {"cell": "qwen3-metax", "revision": "v1.1"}
 
 
 def test_a_server_that_goes_away_is_said_and_a_second_run_goes_on(

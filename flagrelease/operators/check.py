@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from flagrelease.operators.environment import INSTALL, Environment, device_of
 from flagrelease.operators.results import OperatorResult, judge_operator, read_lines
 from flagrelease.operators.shapes import Shapes
 from flagrelease.records import digest
+from flagrelease.secrets import child_environment
 
 WORKER = "flagrelease.operators.worker"
 TIMEOUT = 600.0
@@ -128,7 +128,7 @@ def _ask(plan: Plan, operator: str, cases: list[Case], place: Path) -> None:
                 text=True,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **own},
+                env=child_environment(own),
                 timeout=TIMEOUT,
                 check=False,
             )

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flagrelease.errors import PreflightError
+from flagrelease.secrets import child_environment
 from flagrelease.settings import settings
 
 OWN_ENVIRONMENT = Path(".venv-operators/bin/python")
@@ -88,7 +89,9 @@ def _run(python: Path, program: str) -> str:
     if command is None:
         raise PreflightError(f"{python} cannot be run", remedy=INSTALL)
     try:
-        done = subprocess.run([command, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(
+            [command, "-c", program], capture_output=True, text=True, check=True, timeout=120, env=child_environment()
+        )
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
         raise PreflightError(f"{python} does not answer: {' '.join(said)}", remedy=INSTALL) from error

@@ -115,8 +115,8 @@ def test_a_pool_has_the_slots_of_its_chip() -> None:
 
 
 def test_state_on_this_host_is_named_and_shared_state_is_not() -> None:
-    places = {"home": Path("/state"), "chips": Path("/chips"), "known_issues": Path("/known.yaml")}
-    local = wanted(cells(), **places)["release/smollm2-cpu"].job_variables
+    found = wanted(cells(), home=Path("/state"), chips=Path("/chips"), known_issues=Path("/known.yaml"))
+    local = found["release/smollm2-cpu"].job_variables
     assert local["env"]["FLAGRELEASE_HOME"] == "/state"
     assert local["env"]["FLAGRELEASE_CHIPS"] == "/chips"
     assert local["env"]["FLAGRELEASE_KNOWN_ISSUES"] == "/known.yaml"

@@ -236,8 +236,10 @@ def change(home: Path, monkeypatch: pytest.MonkeyPatch) -> Change:
     return changed
 
 
-def with_version(cell: dict[str, Any], version: str | None = "5.0.2", **flagscale: Any) -> None:
-    cell["versions"] |= {"flaggems": version}
+def with_version(
+    cell: dict[str, Any], version: str | None = "5.0.2", *, stack: str = "flagos", **flagscale: Any
+) -> None:
+    cell |= {"stack": stack, "versions": cell["versions"] | {"flaggems": version}}
     cell["engines"] = {"flagscale": {"plugin": True, **flagscale}}
 
 
@@ -283,7 +285,7 @@ def test_an_operator_is_taken_off_the_list_of_those_that_run(change: Change) -> 
 
 
 def test_a_cell_without_flagos_sees_nothing(change: Change) -> None:
-    change(lambda cell: (with_version(cell), cell.update(stack="native")))
+    change(lambda cell: with_version(cell, stack="native"))
     assert (plan_of().known_issues, plan_of().leave_out) == ([], None)
     assert plan_of("smollm2-cpu").known_issues == []
 

@@ -1,4 +1,4 @@
-"""Finds what is released: matrix.yaml and the chip files, checked against each other."""
+"""Finds what is released: matrix.yaml, the chip files and known issues, checked against each other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ from flagrelease.chip import Chip
 from flagrelease.entry import KEY_PATTERN
 from flagrelease.errors import MatrixError, UnknownNameError
 from flagrelease.matrix import TIMEOUTS, Cell, Matrix, ResolvedCell
+from flagrelease.operators.known_issues import ANY, KnownIssue, KnownIssues
 from flagrelease.schedules import Schedule, cron_fault, timezone_fault
 from flagrelease.selection import fits
 from flagrelease.settings import settings
 from flagrelease.yaml_file import Positions, Where, invalid, load_yaml, nearest, problem, suggest, validate
 from flagrelease.yaml_misfits import MAX_WORDED
 
-__all__ = ["json_schema", "load_chips", "load_matrix", "load_yaml", "resolve", "resolve_all", "validate"]
+__all__ = [
+    "json_schema",
+    "load_chips",
+    "load_known_issues",
+    "load_matrix",
+    "load_yaml",
+    "resolve",
+    "resolve_all",
+    "validate",
+]
 
 
 def load_matrix(path: Path) -> Matrix:
@@ -48,6 +58,32 @@ def load_chips(folder: Path | None = None) -> dict[str, Chip]:
             raise invalid(path, [problem(positions, ("key",), text)])
         chips[chip.key] = chip
     return chips
+
+
+def load_known_issues() -> list[KnownIssue]:
+    """What is known to be wrong with operators: what FlagRelease brings, then what the setting `known_issues` names."""
+    further, chips = settings().known_issues, _chip_files()
+    found: list[KnownIssue] = []
+    places: dict[str, str] = {}
+    for path in (Path(str(files("runtime") / "known_issues.yaml")), *([further.expanduser()] if further else [])):
+        data, positions = load_yaml(path)
+        issues = validate(KnownIssues, path, data, positions).issues
+        problems = []
+        for index, issue in enumerate(issues):
+            where: Where = ("issues", index)
+            if issue.id in places:
+                text = f"`{issue.id}` is there already, at {places[issue.id]}; give this one another id"
+                problems.append(problem(positions, (*where, "id"), text))
+            places.setdefault(issue.id, f"{path}:{positions[where]}")
+            problems += [
+                problem(positions, (*where, "chips", at), f"unknown chip `{chip}`; {suggest(chip, {*chips, ANY})}")
+                for at, chip in enumerate(issue.chips)
+                if chip not in {*chips, ANY}
+            ]
+        if problems:
+            raise invalid(path, problems)
+        found += issues
+    return found
 
 
 def resolve(matrix: Matrix, chips: Mapping[str, Chip], cell_id: str) -> ResolvedCell:

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     chips: Path | None = Field(
         default=None, description="folder of further chip files (<chip>.yaml), beside those that FlagRelease brings"
     )
+    known_issues: Path | None = Field(
+        default=None, description="file of further known issues of operators, beside those that FlagRelease brings"
+    )
     vllm: Path | None = Field(default=None, description="the vllm command; by default .venv-vllm/bin/vllm, then PATH")
     torch: Path | None = Field(
         default=None,

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from flagrelease.entry import Entry
-from flagrelease.records import Record
+from flagrelease.operators.known_issues import KnownIssue, recognised
+from flagrelease.records import Record, Stack
 from flagrelease.schedules import Schedule
 
 
@@ -42,6 +43,7 @@ class Outcome(Record):
     cell: str
     model: str
     chip: str
+    stack: Stack | None = Field(default=None, description="none: noted by an older FlagRelease")
     state: State
     release: int | None = None
     verdict: str | None = None
@@ -85,20 +87,37 @@ class Cause(NamedTuple):
     cells: list[str]
 
 
-def causes(outcomes: Iterable[Outcome]) -> list[Cause]:
+def causes(outcomes: Iterable[Outcome], known: Sequence[KnownIssue] = ()) -> list[Cause]:
     """Why cells were not released, the cause of the most cells first.
 
     The same cause on several cells is one: numbers, paths, hashes, and the names of cell, model and chip may differ.
+    What an issue of `known` recognises is one cause, whatever else the messages say.
     """
     groups: dict[tuple[State, str | None, str], list[Outcome]] = defaultdict(list)
+    issues: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.cause is not None:
+        if outcome.cause is None:
+            continue
+        if issue := known_cause(outcome, known):
+            issues[issue.id].append(outcome)
+        else:
             groups[outcome.state, outcome.stage, _likeness(outcome)].append(outcome)
     found = [
         Cause(state, f"{stage}: {group[0].cause}" if stage else str(group[0].cause), group[0].remedy, _cells(group))
         for (state, stage, _), group in groups.items()
     ]
+    for issue in known:
+        if issue.id in issues:
+            text = f"known issue {issue.id}: {issue.symptom.rstrip('.')}"
+            found.append(Cause("failed", text, issue.next_step, _cells(issues[issue.id])))
     return sorted(found, key=lambda cause: (cause.state != "failed", -len(cause.cells), cause.cells))
+
+
+def known_cause(outcome: Outcome, known: Iterable[KnownIssue]) -> KnownIssue | None:
+    """The known issue of FlagGems that a cell failed of."""
+    if outcome.state != "failed" or outcome.stack is Stack.NATIVE:
+        return None
+    return recognised(known, outcome.chip, str(outcome.cause))
 
 
 def _cells(outcomes: Iterable[Outcome]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ from evaluation import baseline as baselines
 from evaluation.catalogue import load_benchmarks
 from flagrelease.chip import Chip
 from flagrelease.errors import FlagReleaseError
-from flagrelease.loading import load_chips, load_matrix, resolve, resolve_all
+from flagrelease.loading import load_chips, load_known_issues, load_matrix, resolve, resolve_all
 from flagrelease.matrix import ResolvedCell
+from flagrelease.operators.known_issues import passed_in
 from flagrelease.pipeline import Plan
 from flagrelease.publish.folder import MANIFEST
 from flagrelease.records import Stage, digest
@@ -23,6 +25,7 @@ from flagrelease.store import Store, plans
 from flagrelease.store.plans import Attempt, PastStage
 from flagrelease.store.publications import Place, taken_back
 from flows.job import Job, job_of
+from flows.known_issues import flag_gems_of, issues_of, leave_out
 from flows.plan_jobs import Versions, planned
 from flows.plan_reasons import Known, stage_plans
 from flows.plan_records import Blocked, CellPlan, MatrixPlan, StagePlan
@@ -101,6 +104,7 @@ class _Planner:
         # Where the store is this host's own, so are the publications.
         self._sees_publications = host.store is None or self._publisher.root.is_dir()
         self._unseen = False
+        self._issues, self._passed = load_known_issues(), cache(passed_in(store))
         self.newest = plans.newest_releases(store)
         self._revisions = plans.newest_publishers(store)
         self._taken_back = taken_back(store)
@@ -134,7 +138,8 @@ class _Planner:
                 snapshot=self._snapshot,
             )
             stages = [times.timed(stage, cell, each.job.engine.name) for stage in stage_plans(known)]
-            found.append(self._planned(each, stages))
+            image = results.output(each, Stage.BUILD).get("image", {})
+            found.append(self._planned(each, stages, image.get("versions", {})))
         return found
 
     def together(self, cells: Sequence[CellPlan], chips: Mapping[str, Chip]) -> MatrixPlan:
@@ -176,7 +181,8 @@ class _Planner:
     def _results(self, today: Iterable[_Today]) -> _Results:
         attempts = plans.attempts(self._store, [key for each in today for key in each.plan.keys.values()])
         results = _Results(attempts, {})
-        told = [results.completed(each, stage) for each in today for stage in (Stage.CANARY, Stage.PUBLISH)]
+        read = (Stage.BUILD, Stage.CANARY, Stage.PUBLISH)
+        told = [results.completed(each, stage) for each in today for stage in read]
         return _Results(attempts, plans.outputs(self._store, {attempt.row for attempt in told if attempt}))
 
     def _stands(self, today: _Today, results: _Results) -> bool:
@@ -196,7 +202,8 @@ class _Planner:
         revision = _revision(self._publisher.root / target)
         return revision is not None and self._revisions.get((target, revision), 0) >= done.release
 
-    def _planned(self, today: _Today, stages: list[StagePlan]) -> CellPlan:
+    def _planned(self, today: _Today, stages: list[StagePlan], inventory: Mapping[str, str]) -> CellPlan:
+        """`inventory`: versions in the cell's image, where it is built."""
         cell, inputs = today.cell, today.job.image_inputs
         runs, baseline = any(stage.action == "run" for stage in stages), cell.model.reference.baseline
         if runs and baseline not in self._baselines:
@@ -206,6 +213,8 @@ class _Planner:
                 f"flagrelease baseline run {cell.cell.model}",
             )
             return self._blocked(cell, why)
+        flag_gems = flag_gems_of(today.job, inventory)
+        issues = issues_of(today.job, flag_gems, self._issues, self._passed)
         return CellPlan(
             **self._about(cell),
             action="run" if runs else "unchanged",
@@ -214,6 +223,9 @@ class _Planner:
             timed=all(stage.seconds is not None for stage in stages if stage.action == "run"),
             image=digest(inputs)[:IMAGE_ID] if inputs else None,
             lacks=today.lacks,
+            flag_gems=flag_gems,
+            known_issues=issues,
+            leave_out=leave_out(today.job, issues),
         )
 
     def _blocked(self, cell: ResolvedCell, why: Blocked) -> CellPlan:
@@ -225,6 +237,7 @@ class _Planner:
             "cell": cell.id,
             "model": cell.cell.model,
             "chip": cell.cell.chip,
+            "stack": cell.cell.stack,
             "suite": cell.model.suite,
             "engine": cell.cell.engine,
             "baseline": cell.model.reference.baseline,

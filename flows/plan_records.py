@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flagrelease.records import Record, Stage
+from flagrelease.operators.known_issues import IssueOfCell
+from flagrelease.records import Record, Stack, Stage
 from flows.plan_changes import in_words
 
 Action = Literal["reuse", "run", "skip"]
@@ -65,6 +66,7 @@ class CellPlan(Record):
     cell: str
     model: str
     chip: str
+    stack: Stack | None = None
     suite: str
     engine: str
     baseline: str | None
@@ -77,6 +79,11 @@ class CellPlan(Record):
     image: str | None = Field(default=None, description="what its image is made of, as a hash; none: no container")
     lacks: list[str] = Field(
         default_factory=list, description="what this host lacks to know a version; that of the newest release is taken"
+    )
+    flag_gems: str | None = Field(default=None, description="its version of FlagGems; none: not known, or not used")
+    known_issues: list[IssueOfCell] = Field(default_factory=list, description="of FlagGems, that it may meet")
+    leave_out: str | None = Field(
+        default=None, description="what to write into matrix.yaml so that the operators of these issues do not run"
     )
 
     @property

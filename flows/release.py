@@ -111,6 +111,7 @@ def _measure(session: Session, tasks: StageTasks) -> tuple[int, stages.Tiers]:
     """Id of the evaluation that is judged, and what the tiers beside it found."""
     if session.run.finished(Stage.EVALUATE) is None:
         tiers.warn_of_power(session)
+        tiers.warn_of_known_issues(session)
     if tiers.why_no_canary(session) is None:
         canary = tasks.ask(Stage.CANARY, lambda server: tiers.canary(session, server))
     else:

@@ -16,7 +16,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flagrelease.chip import Chip
-from flagrelease.loading import load_chips
+from flagrelease.loading import load_chips, load_known_issues
+from flagrelease.operators.known_issues import KnownIssue
 from flagrelease.selection import Selection
 from flagrelease.settings import settings
 from flagrelease.store import Store, sweeps
@@ -72,6 +73,8 @@ def sweep(
         f"{len(plan.cells)} cells: {counts['unchanged']} unchanged, {counts['run']} to release, "
         f"{counts['blocked']} blocked"
     )
+    # Read once: what somebody writes into the file meanwhile ends no sweep.
+    issues = load_known_issues()
     with closing(open_store(host)) as store, get_client(sync_client=True) as client:
         known = sweeps.begin(store, key, dict(flow_run.parameters))
         runs = PrefectRuns(
@@ -83,7 +86,8 @@ def sweep(
             log=logger.info,
         )
         schedule = _schedule(works(plan.cells, plan.images, _values(plan)), plan, runs.seen(), hours, gpu_hours)
-        followed = _Followed(store, known, Outcomes(store, plan.cells, known.outcomes, known.started_at), logger.info)
+        of_cells = Outcomes(store, plan.cells, known.outcomes, known.started_at)
+        followed = _Followed(store, known, of_cells, issues, logger.info)
         state = "interrupted"
         try:
             follow(schedule, runs, lambda seen: followed.tell(schedule, seen), followed.pause)
@@ -91,8 +95,8 @@ def sweep(
             state = "failed" if any(outcome.state == "failed" for outcome in outcomes) else "completed"
         finally:
             patiently(lambda: sweeps.end(store, known.id, state), logger.info)
-    patiently(lambda: _show(outcomes), logger.info)
-    said = "; ".join([summary(outcomes), *(line_of(cause) for cause in causes(outcomes))])
+    patiently(lambda: _show(outcomes, issues), logger.info)
+    said = "; ".join([summary(outcomes), *(line_of(cause) for cause in causes(outcomes, issues))])
     logger.info(said)
     return Failed(message=said) if state == "failed" else Completed(message=said)
 
@@ -100,8 +104,10 @@ def sweep(
 class _Followed:
     """A sweep under way, told to the store, the log and Prefect's artifacts."""
 
-    def __init__(self, store: Store, known: SweepView, outcomes: Outcomes, log: Log) -> None:
-        self._store, self._id, self._log = store, known.id, log
+    def __init__(
+        self, store: Store, known: SweepView, outcomes: Outcomes, issues: Sequence[KnownIssue], log: Log
+    ) -> None:
+        self._store, self._id, self._issues, self._log = store, known.id, issues, log
         self.outcomes, self._written = outcomes, known.outcomes
         self._begun = self._shown = time.monotonic()
 
@@ -111,7 +117,7 @@ class _Followed:
         for outcome in ended:
             self._log(line(outcome))
         if ended and time.monotonic() - self._shown > SHOWN_S:
-            patiently(lambda: _show(self._written), self._log)
+            patiently(lambda: _show(self._written, self._issues), self._log)
             self._shown = time.monotonic()
 
     def pause(self) -> None:
@@ -156,8 +162,8 @@ def _values(plan: MatrixPlan) -> dict[str, float]:
     return {cell.cell: 1.0 if cell.newest else 2.0 for cell in plan.cells}
 
 
-def _show(outcomes: Sequence[Outcome]) -> None:
+def _show(outcomes: Sequence[Outcome], issues: Sequence[KnownIssue]) -> None:
     """The sweep as it stands, as artifacts of its run."""
     if outcomes:
         create_table_artifact(matrix_table(outcomes), key="sweep-matrix", description="Models × chips")
-    create_markdown_artifact(report(outcomes), key="sweep", description="What becomes of each cell")
+    create_markdown_artifact(report(outcomes, issues), key="sweep", description="What becomes of each cell")

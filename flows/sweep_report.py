@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from flagrelease.operators.known_issues import KnownIssue
 from flagrelease.store import Store
 from flagrelease.store.queries import latest_releases
 from flagrelease.store.times import in_utc
@@ -82,7 +83,13 @@ class Outcomes:
 
 
 def _planned(cell: CellPlan) -> Outcome:
-    about = {"cell": cell.cell, "model": cell.model, "chip": cell.chip, "release": cell.newest}
+    about = {
+        "cell": cell.cell,
+        "model": cell.model,
+        "chip": cell.chip,
+        "stack": cell.stack,
+        "release": cell.newest,
+    }
     if cell.blocked:
         return Outcome(**about, state="blocked", cause=cell.blocked.cause, remedy=cell.blocked.remedy)
     return Outcome(**about, state="unchanged" if cell.action == "unchanged" else "waiting")
@@ -94,6 +101,7 @@ def _changed(outcome: Outcome, **values: object) -> Outcome:
             "cell": outcome.cell,
             "model": outcome.model,
             "chip": outcome.chip,
+            "stack": outcome.stack,
             "release": outcome.release,
             **values,
         }
@@ -117,11 +125,11 @@ def matrix_table(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
     return list(rows.values())
 
 
-def report(outcomes: Sequence[Outcome]) -> str:
-    """The sweep as Markdown: sums, why cells were not released, the matrix."""
+def report(outcomes: Sequence[Outcome], known: Sequence[KnownIssue] = ()) -> str:
+    """The sweep as Markdown: sums, why cells were not released (`known`: issues of FlagGems), the matrix."""
     table = matrix_table(outcomes)
     lines = [f"**{summary(outcomes)}**", ""]
-    for cause in causes(outcomes):
+    for cause in causes(outcomes, known):
         lines.append(f"- {line_of(cause)}")
         if cause.remedy:
             lines.append(f"  - next step: {cause.remedy}")

@@ -16,10 +16,12 @@ from evaluation.harness.interface import Progress
 from evaluation.planner import plan_power
 from evaluation.run import aggregate
 from flagrelease.errors import PreflightError
+from flagrelease.loading import load_known_issues
+from flagrelease.operators.known_issues import passed_in
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import Evaluation, Speed, Stage
 from flagrelease.verdicts import CanaryResult, SpeedVerdict
-from flows import serving, stages
+from flows import known_issues, serving, stages
 from flows.job import required_baseline
 from flows.session import Session
 from runtime.engines import vllm
@@ -37,6 +39,15 @@ def warn_of_power(session: Session) -> None:
     plan = plan_power(job.cell, job.engine.name, job.benchmarks, baseline=against)
     if plan.decides is False:
         session.log(f"plan: {plan.conclusion}; see: flagrelease plan {job.cell.id} --power")
+
+
+def warn_of_known_issues(session: Session) -> None:
+    """Say, before anything is served, what is known of the cell's operators. What is served stays the matrix's word."""
+    image = stages.image(session)
+    flag_gems = known_issues.flag_gems_of(session.job, image.versions if image else {})
+    found = known_issues.issues_of(session.job, flag_gems, load_known_issues(), passed_in(session.store))
+    for line in known_issues.lines(flag_gems, found, known_issues.leave_out(session.job, found)):
+        session.log(f"plan: {line}")
 
 
 def why_no_canary(session: Session) -> str | None:

@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from flagrelease.operators.known_issues import KnownIssue
+    from flagrelease.store import Store
+    from flagrelease.store.queries import ReleaseView
     from flagrelease.sweep import SweepView
 
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
@@ -67,12 +70,13 @@ def status(as_json: AsJson = False) -> None:
 
 def _show_sweep(console: Console, sweep: SweepView) -> None:
     """The sweep in a few lines: when, how many cells of each state, why some were not released."""
+    from flagrelease.loading import load_known_issues
     from flagrelease.sweep import causes, line_of
 
     begun = f"{sweep.started_at:%Y-%m-%d %H:%M}"
     until = "" if sweep.finished_at is None else f" to {sweep.finished_at:%Y-%m-%d %H:%M}"
     console.print(f"\nSweep {sweep.id}, {begun}{until}, {sweep.state}: {sweep.summary}", markup=False, highlight=False)
-    for cause in causes(sweep.outcomes):
+    for cause in causes(sweep.outcomes, load_known_issues()):
         console.print(f"  {line_of(cause)}", markup=False, highlight=False)
         if cause.remedy:
             console.print(f"    -> {cause.remedy}", markup=False, highlight=False)
@@ -92,6 +96,7 @@ def show(name: ReleaseName, as_json: AsJson = False) -> None:
     host = settings()
     store = Store.open(host.store_url)
     view = release_view(store, find_release(store, name))
+    issue = _known_issue(store, view)
     store.close()
     if as_json:
         import json
@@ -102,5 +107,22 @@ def show(name: ReleaseName, as_json: AsJson = False) -> None:
     console.print(Markdown(release_report(view.id, host)))
     if view.error:
         console.print(f"\n{'waits' if view.state == WAITING else 'error'}: {view.error}", markup=False)
+    if issue:
+        console.print(f"known issue {issue.id}: {issue.symptom}\n  -> {issue.next_step}", markup=False, highlight=False)
     if view.gate:
         console.print(Markdown("\n" + verdict_table(view.gate)))
+
+
+def _known_issue(store: Store, view: ReleaseView) -> KnownIssue | None:
+    """The known issue of FlagGems that a release failed of."""
+    from flagrelease.loading import load_known_issues
+    from flagrelease.operators.known_issues import recognised
+    from flagrelease.records import Stack
+    from flagrelease.store.plans import cell_snapshots
+
+    if view.state != "failed" or view.error is None:
+        return None
+    cell = cell_snapshots(store, [view.id]).get(view.id, {}).get("cell", {})
+    if cell.get("stack") != Stack.FLAGOS:
+        return None
+    return recognised(load_known_issues(), cell["chip"], view.error)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flagrelease.cli.inspect import AsJson
+from flagrelease.cli.operators_issues import issues
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flagrelease.operators.shapes import Shapes
 
 app = typer.Typer(no_args_is_help=True, help="FlagGems' operators: list them, and check them against a reference.")
+app.command()(issues)
 WIDTH = 300
 DIFFERENT, UNKNOWN = 1, 2
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flagrelease.cli.plan_power import time_words
+from flows.known_issues import lines
 from flows.plan_times import works
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def show_cell(plan: MatrixPlan) -> None:
     for stage in cell.stages:
         time = _stage_time(stage)
         say(f"  {stage.stage:<9} {stage.text}{f', {time}' if time else ''}")
+    for line in lines(cell.flag_gems, cell.known_issues, cell.leave_out):
+        say(f"  {line}")
     _say_notes(plan, say)
 
 
@@ -59,6 +62,7 @@ def show_sweep(plan: MatrixPlan) -> None:
         work = f", {time_words(sum(known))} of work" if known else ""
         say(f"\n{_count(len(cells), 'cell')}{work}", "bold")
         _say_group(cells, say)
+    _say_known_issues(plan.cells, say)
     for (cause, remedy), names in _blocked(plan.cells).items():
         name = names[0] if len(names) == 1 else CELL
         say(f"\n{_count(len(names), 'cell')} blocked ({cause.replace(CELL, name)})", "bold")
@@ -141,6 +145,21 @@ def _say_group(cells: Sequence[CellPlan], say: _Say) -> None:
         say(f"  {', '.join(follow)}: run (because of what is before them)")
     if reused:
         say(f"  {', '.join(reused)}: reuse")
+
+
+def _say_known_issues(cells: Iterable[CellPlan], say: _Say) -> None:
+    """Each issue that cells which run may meet, once; without those that leave nothing to do beforehand."""
+    met: dict[str, list[str]] = defaultdict(list)
+    for cell in cells:
+        if cell.action == "run":
+            for each in cell.known_issues:
+                if each.issue.deny:
+                    met[each.text].append(cell.cell)
+    for text, names in met.items():
+        say(f"\nknown issue {text}", "bold")
+        say(f"  {_names(names)}")
+    if met:
+        say("  -> what to leave out of a cell: flagrelease plan <cell>")
 
 
 def _blocked(cells: Iterable[CellPlan]) -> dict[tuple[str, str], list[str]]:

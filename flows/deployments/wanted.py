@@ -251,6 +251,10 @@ def _job_variables(host: Settings) -> dict[str, Any]:
             "FLAGRELEASE_HOME": str(host.home_path),
             "FLAGRELEASE_OUTPUT": str(host.output_path),
             "FLAGRELEASE_MATRIX": str(host.matrix_path.absolute()),
-            **({"FLAGRELEASE_CHIPS": str(host.chips.expanduser().absolute())} if host.chips else {}),
+            **{
+                name: str(path.expanduser().absolute())
+                for name, path in (("FLAGRELEASE_CHIPS", host.chips), ("FLAGRELEASE_KNOWN_ISSUES", host.known_issues))
+                if path
+            },
         },
     }

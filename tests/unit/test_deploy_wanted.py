@@ -115,9 +115,11 @@ def test_a_pool_has_the_slots_of_its_chip() -> None:
 
 
 def test_state_on_this_host_is_named_and_shared_state_is_not() -> None:
-    local = wanted(cells(), home=Path("/state"), chips=Path("/chips"))["release/smollm2-cpu"].job_variables
+    found = wanted(cells(), home=Path("/state"), chips=Path("/chips"), known_issues=Path("/known.yaml"))
+    local = found["release/smollm2-cpu"].job_variables
     assert local["env"]["FLAGRELEASE_HOME"] == "/state"
     assert local["env"]["FLAGRELEASE_CHIPS"] == "/chips"
+    assert local["env"]["FLAGRELEASE_KNOWN_ISSUES"] == "/known.yaml"
     # An address may carry a password, and deployments are readable by everybody.
     shared = wanted(cells(), store="postgresql+psycopg://host/db")["release/smollm2-cpu"].job_variables
     assert shared == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", **PATIENCE}}

@@ -1,0 +1,59 @@
+"""Known issues of FlagGems' operators that a cell may meet as the matrix has it: for its plan, and before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flagrelease.operators.known_issues import IssueOfCell, KnownIssue, Lists, Passed, met
+from flagrelease.records import Stack
+from flows.job import Job
+from runtime.image.recipe import canonical
+
+PACKAGE = "flag-gems"
+
+
+def flag_gems_of(job: Job, inventory: Mapping[str, str]) -> str | None:
+    """The version of FlagGems that the job's server has: by its image's inventory, else as the matrix pins it.
+
+    None: not known, because there is no image yet and no pin, or it is a process of the host.
+    """
+    if PACKAGE in inventory:
+        return inventory[PACKAGE]
+    pins = job.image_inputs["recipe"]["pins"] if job.image_inputs else ()
+    return next((str(pin["version"]) for pin in pins if canonical(pin["package"]) == PACKAGE), None)
+
+
+def issues_of(job: Job, flag_gems: str | None, issues: Sequence[KnownIssue], passed: Passed) -> list[IssueOfCell]:
+    """Those that the job's cell may meet; none where FlagGems is not used."""
+    if job.cell.cell.stack is not Stack.FLAGOS:
+        return []
+    return met(issues, job.cell.cell.chip, flag_gems, Lists.of(job.engine_settings), passed)
+
+
+def leave_out(job: Job, issues: Sequence[IssueOfCell]) -> str | None:
+    """What to write into the cell in matrix.yaml so that the operators of these issues do not run.
+
+    None: there is nothing to leave out, or the engine reads no lists of operators.
+    """
+    wanted = dict.fromkeys(name for each in issues if each.issue.leaves_out for name in each.operators)
+    keys = type(job.engine.settings({})).model_fields
+    if not wanted or "without_operators" not in keys:
+        return None
+    lists, where = Lists.of(job.engine_settings), f"engines.{job.engine.name}"
+    if lists.only:
+        kept = [name for name in lists.only if name not in wanted]
+        return f"{where}.operators: [{', '.join(kept)}]"
+    plugin = "plugin: true, " if "plugin" in keys else ""
+    names = ", ".join([*lists.without, *wanted])
+    return f"{where}: {{{plugin}without_operators: [{names}]}}"
+
+
+def lines(flag_gems: str | None, issues: Sequence[IssueOfCell], line: str | None) -> list[str]:
+    """What people are told of the issues of a cell: one line each, the line for the matrix, edge cases by their ids."""
+    told = [f"known issue {each.text}" for each in issues if each.issue.deny]
+    if line is not None:
+        told.append(f"-> to do without them, in matrix.yaml: {line}")
+    if rest := [each.issue.id for each in issues if not each.issue.deny]:
+        version = f"FlagGems {flag_gems}" if flag_gems else "FlagGems"
+        told.append(f"known of {version}, with nothing to leave out: {', '.join(rest)} (flagrelease operators issues)")
+    return told

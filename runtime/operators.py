@@ -85,7 +85,7 @@ def compare(
         expected, expectation = set(known.operators) - set(without), f"listed by {known.source}"
     if only:
         used = expected & set(only)
-        expectation = f"the cell's `operators`{f', as far as {expectation}' if used else ''}"
+        expectation = f"named by the cell{f' and {expectation}' if used else ''}"
         expected = used or set(only)
     if not expected:
         expectation = ""

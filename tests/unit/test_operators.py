@@ -123,5 +123,5 @@ def test_an_expectation_says_where_it_is_from() -> None:
         return operators.compare(["add"], only=only, without=[], known=known).expectation
 
     assert said([], KNOWN) == "listed by release 7 of qwen3-metax"
-    assert said(["add"], None) == "the cell's `operators`"
-    assert said(["add"], KNOWN) == "the cell's `operators`, as far as listed by release 7 of qwen3-metax"
+    assert said(["add"], None) == "named by the cell"
+    assert said(["add"], KNOWN) == "named by the cell and listed by release 7 of qwen3-metax"

@@ -18,7 +18,7 @@ from evaluation.catalogue import Benchmark
 from evaluation.hygiene import LOOKS_UNLIKE, hygiene, operators_ran, same_model
 from evaluation.sides import Pair, pairs
 from flagrelease.policy import Policy
-from flagrelease.records import Evaluation, ImportedBaseline, NoiseFloor
+from flagrelease.records import Evaluation, ImportedBaseline, NoiseFloor, OperatorEvidence
 from flagrelease.verdicts import (
     BenchmarkVerdict,
     CanaryResult,
@@ -40,7 +40,7 @@ def decide(
     not_run: Collection[str] = (),
     canary: CanaryResult | None = None,
     speed: Sequence[SpeedVerdict] = (),
-    operators: Sequence[str] | None = None,
+    operators: OperatorEvidence | None = None,
     overrides: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> GateResult:
@@ -58,7 +58,13 @@ def decide(
     FlagGems that ran, as the candidate's server listed them; none where its stack has none to run. `notes` are warnings
     of the release, such as a tier that could not be measured.
     """
-    given = {"baseline_id": baseline_id, "overrides": list(overrides), "canary": canary, "speed": list(speed)}
+    given = {
+        "baseline_id": baseline_id,
+        "overrides": list(overrides),
+        "canary": canary,
+        "speed": list(speed),
+        "operators": operators,
+    }
     if canary is not None and not canary.passed:
         checks = [*same_model(candidate, baseline), *operators_ran(operators)]
         other = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
@@ -193,7 +199,7 @@ def decide_unpaired(
     baseline_id: str,
     policy: Policy,
     benchmarks: Mapping[str, Benchmark],
-    operators: Sequence[str] | None = None,
+    operators: OperatorEvidence | None = None,
     overrides: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> GateResult:
@@ -238,6 +244,7 @@ def decide_unpaired(
         baseline_id=baseline_id,
         paired=False,
         overrides=list(overrides),
+        operators=operators,
         hygiene=checks,
         benchmarks=judged,
         pooled=pooled,

@@ -17,7 +17,7 @@ from evaluation.ratios import Ratio, log_length_shift
 from evaluation.sides import Pair, Side, pairs
 from evaluation.statistics import Floats, holm
 from flagrelease.policy import Policy
-from flagrelease.records import Evaluation
+from flagrelease.records import Degree, Evaluation, OperatorEvidence
 from flagrelease.verdicts import HygieneCheck
 
 # Fields that must be the same in both evaluations; the checks are called after them.
@@ -72,19 +72,33 @@ def same_model(candidate: Evaluation, baseline: Evaluation) -> list[HygieneCheck
     return _checks(problems)
 
 
-def operators_ran(operators: Sequence[str] | None) -> list[HygieneCheck]:
+def operators_ran(operators: OperatorEvidence | None) -> list[HygieneCheck]:
     """The check that FlagGems ran, by the operators that the candidate's server listed; none: nothing had to run.
 
-    A server that was told to run FlagGems and answers is no evidence: some fall back to the chip's own kernels.
+    A server that was told to run FlagGems and answers is no evidence: some fall back to the chip's own kernels. That
+    only a part ran of what should have is said, and decides nothing.
     """
     if operators is None:
         return []
-    if not operators:
+    if operators.degree is Degree.NONE:
         detail = "the server wrote no operator list, so nothing shows that FlagGems ran"
         return [HygieneCheck(name="operators", passed=False, detail=detail)]
-    shown = ", ".join([*operators[:_OPERATORS_SHOWN], *(["…"] if len(operators) > _OPERATORS_SHOWN else [])])
-    what = "operator" if len(operators) == 1 else "operators"
-    return [HygieneCheck(name="operators", passed=True, detail=f"{len(operators)} {what} ran: {shown}")]
+    what = "operator" if len(operators.ran) == 1 else "operators"
+    said = [f"{len(operators.ran)} {what} ran: {_some(operators.ran)}"]
+    of = f"{len(operators.expected)} expected ({operators.expectation})"
+    if operators.degree is Degree.FULL:
+        said.append(f"none is missing of {of}")
+    elif operators.degree is Degree.PARTIAL:
+        said.append(f"PARTIAL: {len(operators.missing)} did not run of {of}: {_some(operators.missing)}")
+    else:
+        said.append("nothing is known to compare them with")
+    if operators.left_out_but_ran:
+        said.append(f"ran although left out: {_some(operators.left_out_but_ran)}")
+    return [HygieneCheck(name="operators", passed=True, detail="; ".join(said))]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_OPERATORS_SHOWN], *(["…"] if len(names) > _OPERATORS_SHOWN else [])])
 
 
 def _checks(problems: Mapping[str, Sequence[str]]) -> list[HygieneCheck]:

@@ -148,6 +148,29 @@ class OperatorList(Record):
     operators: list[str] = Field(description="names of FlagGems' functions, sorted, each once")
 
 
+class Degree(StrEnum):
+    """How much of what the stack should have run did run."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+    NONE = "none"
+    UNKNOWN = "unknown"
+    """Some ran, and nothing is known to compare them with."""
+
+
+class OperatorEvidence(Record):
+    """Operators of FlagGems that ran, beside those that should have; compared once, when the lists were read."""
+
+    degree: Degree
+    ran: list[str] = Field(description="names of FlagGems' functions, sorted, each once")
+    expected: list[str] = Field(default_factory=list, description="empty where nothing is known to compare with")
+    missing: list[str] = Field(default_factory=list, description="expected, and not among those that ran")
+    left_out_but_ran: list[str] = Field(
+        default_factory=list, description="that ran although the cell's settings leave them out"
+    )
+    expectation: str = Field(default="", description="in words: who says what was expected; empty: nobody")
+
+
 class TopToken(Record):
     """One of the likeliest next tokens."""
 

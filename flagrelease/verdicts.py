@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from flagrelease.records import CanaryStatistics, Record
+from flagrelease.records import CanaryStatistics, OperatorEvidence, Record
 
 
 class Verdict(StrEnum):
@@ -130,6 +130,9 @@ class GateResult(Record):
     fidelity: list[FidelityVerdict] = Field(default_factory=list)
     needs: list[Need] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
+    operators: OperatorEvidence | None = Field(
+        default=None, description="of FlagGems, as the candidate's server listed them; none: its stack has none to run"
+    )
     hygiene: list[HygieneCheck]
     benchmarks: list[BenchmarkVerdict]
     pooled: PooledVerdict | None

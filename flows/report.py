@@ -57,6 +57,7 @@ def said(gate: GateResult) -> list[str]:
         f"({point.lower:.2f} to {point.upper:.2f}, floor {point.floor:g})"
         for point in gate.speed
     ]
+    lines += [f"operators: {check.detail}" for check in gate.hygiene if check.name == "operators" and check.passed]
     lines += [f"tool calls, {call.benchmark}: {call.reason}" for call in gate.fidelity]
     lines += [f"threshold of its own: {override}" for override in gate.overrides]
     return [*lines, *(f"note: {warning}" for warning in gate.warnings)]

@@ -26,15 +26,16 @@ from flagrelease.provenance.keys import SigningKey, signing_key
 from flagrelease.provenance.publication import with_provenance
 from flagrelease.provenance.statement import ENVELOPE_FILE, content_sha256
 from flagrelease.publish.interface import Publisher, revision
-from flagrelease.records import Artefact, CellImage, Evaluation, ImportedBaseline, Stack, Stage
+from flagrelease.records import Artefact, CellImage, Evaluation, ImportedBaseline, Stage
 from flagrelease.store import Store, StoredEvaluation
 from flagrelease.store.publications import Place, taken_back
 from flagrelease.verdicts import CanaryResult, GateResult, SpeedVerdict, Verdict
 from flows import serving
 from flows.job import provenance, required_baseline
+from flows.operator_evidence import operators_that_ran, read_operators
 from flows.publication import terms_of
 from flows.session import Session
-from runtime import operators, weights
+from runtime import weights
 from runtime.image.provide import at_hand
 from runtime.launch.interface import Server
 
@@ -112,30 +113,9 @@ def evaluate_served(session: Session, server: Server, progress: Progress) -> Sta
     )
     identifier = session.store.add_evaluation(evaluation, aggregate(evaluation), key=key, role="candidate")
     log = session.evidence.put("server_log", "server.log", server.log_path.read_bytes())
-    ran, lists = read_operators(session, server, "")
-    kept = [*evaluation_evidence(session, identifier, ""), log, *lists]
-    return StageOutput({"evaluation": identifier, "operators": ran}, kept)
-
-
-def read_operators(session: Session, server: Server, which: str) -> tuple[list[str] | None, list[Artefact]]:
-    """Operators of FlagGems by the lists that the server wrote, and those lists; none where the stack has none.
-
-    `which` is put into the lists' names.
-    """
-    if session.job.cell.cell.stack is not Stack.FLAGOS:
-        return None, []
-    written = {path: server.read(path) for path in operators.PATHS}
-    files = {path: content for path, content in written.items() if content is not None}
-    found = operators.read(files)
-    session.log(f"operators: {len(found.operators)} of FlagGems ran, by {', '.join(files) or 'no list'}")
-    names = {path: f"operators{which}-{number}.txt" for number, path in enumerate(files, 1)}
-    return found.operators, [session.evidence.put("operators", names[path], files[path]) for path in files]
-
-
-def operators_that_ran(session: Session) -> list[str] | None:
-    """What was listed while the model was asked; none where the stack has no operators to show."""
-    found = [session.run.finished(stage) for stage in (Stage.EVALUATE, Stage.CANARY)]
-    return next((stage.output["operators"] for stage in found if stage and "operators" in stage.output), None)
+    ran = read_operators(session, server, Stage.EVALUATE)
+    kept = [*evaluation_evidence(session, identifier, ""), log, *ran.artefacts]
+    return StageOutput({"evaluation": identifier, **ran.output}, kept)
 
 
 def evaluation_evidence(session: Session, identifier: int, which: str) -> list[Artefact]:

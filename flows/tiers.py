@@ -23,6 +23,7 @@ from flagrelease.records import Evaluation, Speed, Stage
 from flagrelease.verdicts import CanaryResult, SpeedVerdict
 from flows import known_issues, serving, stages
 from flows.job import required_baseline
+from flows.operator_evidence import operators_that_ran, read_operators
 from flows.session import Session
 from runtime.engines import vllm
 from runtime.launch.interface import Server
@@ -72,9 +73,8 @@ def canary(session: Session, server: Server | None) -> StageOutput:
         baseline.canary, serving.endpoint_of(session.job, server), session.job.engine.capabilities, policy, session.log
     )
     kept = session.evidence.put("canary", "canary.json", result.model_dump_json(indent=1).encode())
-    ran, lists = stages.read_operators(session, server, "-canary")
-    output = {"canary": result.model_dump(mode="json"), "note": None, "operators": ran}
-    return StageOutput(output, [kept, *lists])
+    ran = read_operators(session, server, Stage.CANARY)
+    return StageOutput({"canary": result.model_dump(mode="json"), "note": None, **ran.output}, [kept, *ran.artefacts])
 
 
 def canary_of(output: Mapping[str, object]) -> CanaryResult | None:
@@ -95,7 +95,7 @@ def wanted_repeats(session: Session, evaluation: Evaluation, left_s: float) -> d
         policy=policy,
         benchmarks=load_benchmarks(),
         not_run={left_out.benchmark for left_out in session.job.not_run},
-        operators=stages.operators_that_ran(session),
+        operators=operators_that_ran(session),
     )
     planned = {benchmark.key: benchmark.repeats for benchmark in session.job.benchmarks}
     return next_repeats(result, planned, policy, seconds=seconds_of_a_repeat(evaluation), left_s=left_s)

@@ -1,4 +1,4 @@
-"""FlagGems: which operators ran, read from the list that the server wrote while it ran.
+"""FlagGems: which operators ran, read from the list that the server wrote while it ran, and which should have.
 
 Two writers, one file. FlagGems (`flag_gems.logging_utils`) writes one line when an operator of its is called, with
 `once` only the first time; before it logged the function's name the logger was the last part:
@@ -16,9 +16,10 @@ vllm-plugin-FL (`vllm_fl.dispatch.manager`) adds what it dispatched, whoever's i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
-from flagrelease.records import OperatorList
+from flagrelease.records import Degree, OperatorEvidence, OperatorList
 
 WRITTEN = "/tmp/flagrelease-operators.txt"  # noqa: S108 - in the server's container; the name is no image's own
 """Where our servers are told to write the list."""
@@ -60,6 +61,44 @@ def read(files: Mapping[str, bytes]) -> OperatorList:
     return OperatorList(
         sources=[path for path, names in named.items() if names],
         operators=sorted({name for names in named.values() for name in names}),
+    )
+
+
+class Known(NamedTuple):
+    """Operators that another release of the same model listed."""
+
+    operators: Collection[str]
+    source: str
+    """Which release it is, for people."""
+
+
+def compare(
+    ran: Collection[str], *, only: Collection[str], without: Collection[str], known: Known | None
+) -> OperatorEvidence:
+    """What ran beside what should have: `only`, where a server was told to run nothing else, else what is `known`.
+
+    `only` says what may run, so where it is known which operators the model uses, those alone are expected. `without`:
+    what the server was told to leave out. Where neither says anything, some that ran are all that is known.
+    """
+    expected, expectation = set[str](), ""
+    if known is not None:
+        expected, expectation = set(known.operators) - set(without), f"listed by {known.source}"
+    if only:
+        used = expected & set(only)
+        expectation = f"named by the cell{f' and {expectation}' if used else ''}"
+        expected = used or set(only)
+    if not expected:
+        expectation = ""
+    missing = expected - set(ran)
+    degree = Degree.UNKNOWN if not expected else Degree.PARTIAL if missing else Degree.FULL
+    left_out = set(ran) - set(only) if only else set(ran) & set(without)
+    return OperatorEvidence(
+        degree=degree if ran else Degree.NONE,
+        ran=sorted(set(ran)),
+        expected=sorted(expected),
+        missing=sorted(missing),
+        left_out_but_ran=sorted(left_out),
+        expectation=expectation,
     )
 
 

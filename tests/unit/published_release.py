@@ -21,7 +21,7 @@ from flagrelease.provenance.keys import SigningKey
 from flagrelease.provenance.publication import with_provenance
 from flagrelease.provenance.statement import content_sha256
 from flagrelease.publish.folder import FolderPublisher
-from flagrelease.records import Artefact, Evaluation, Item, Stage
+from flagrelease.records import Artefact, Degree, Evaluation, Item, OperatorEvidence, Stage
 from flagrelease.store import Store
 from flagrelease.verdicts import GateResult
 from tests.conftest import ROOT
@@ -86,7 +86,8 @@ def released(
         published = baselines.load_imported(identifier)
         baselines.keep(published, store, None)
         scores = {row.benchmark: (row.score, row.n) for row in aggregate(judged)}
-        gate = decide_unpaired(scores, published, baseline_id=identifier, operators=["add", "mul"], **about)
+        ran = OperatorEvidence(degree=Degree.UNKNOWN, ran=["add", "mul"])
+        gate = decide_unpaired(scores, published, baseline_id=identifier, operators=ran, **about)
     else:
         baseline = _baseline()
         baselines.keep(baseline, store, None)

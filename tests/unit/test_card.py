@@ -19,7 +19,7 @@ from flagrelease.card.names import card_names
 from flagrelease.card.render import render, template_sha256
 from flagrelease.card.styles import Style
 from flagrelease.matrix import Licence, Names, Source
-from flagrelease.records import Artefact, CanaryStatistics, CellImage, ImportedBaseline
+from flagrelease.records import Artefact, CanaryStatistics, CellImage, Degree, ImportedBaseline, OperatorEvidence
 from flagrelease.verdicts import CanaryResult, HygieneCheck, Verdict
 from tests.unit import card_data
 
@@ -87,6 +87,14 @@ def _hostile() -> CardData:
             "baseline_id": HOSTILE,
             "reasons": [HOSTILE, HOSTILE],
             "hygiene": [HygieneCheck(name=HOSTILE, passed=True, detail=HOSTILE)],
+            "operators": OperatorEvidence(
+                degree=Degree.PARTIAL,
+                ran=["add"],
+                expected=[HOSTILE],
+                missing=[HOSTILE],
+                left_out_but_ran=[HOSTILE],
+                expectation=HOSTILE,
+            ),
         }
     )
     changes: dict[str, Any] = {"engine_version": HOSTILE, "harness": HOSTILE, "engine_settings": {"a": HOSTILE}}
@@ -281,6 +289,28 @@ def test_verification_says_what_served() -> None:
     assert "listed by the server itself, in `operators.txt` below" in text
     assert ["operators.txt", "operators", "ef" * 32] in _tables(text)[3]
     assert "No files of evidence" in text_of(CARDS["container"].model_copy(update={"evidence": []}))
+
+
+def test_verification_says_how_much_of_what_should_have_run_did() -> None:
+    evidence = [Artefact(kind="operators", name="operators.txt", sha256="ef" * 32, size=3)]
+    known: dict[str, Any] = {"ran": ["add"], "expected": ["add"], "expectation": "listed by release 7 of qwen3-x"}
+
+    def said(**operators: Any) -> str:
+        gate = CARDS["container"].gate.model_copy(update={"operators": OperatorEvidence(**operators)})
+        text = text_of(CARDS["container"].model_copy(update={"evidence": evidence, "gate": gate}))
+        (line,) = [line for line in text.splitlines() if "listed by the server itself" in line]
+        return line.partition(" below. ")[2]
+
+    assert (
+        said(degree="full", **known) == "None is missing of the 1 that were expected (listed by release 7 of qwen3-x)."
+    )
+    many = [f"op{number:02}" for number in range(11)]
+    partial = said(degree="partial", **{**known, "expected": [*many, "add"]}, missing=many)
+    assert partial.startswith("Of the 12 that were expected (listed by release 7 of qwen3-x) 11 did not run: `op00`, ")
+    assert partial.endswith(", `op09`, ….")
+    assert said(degree="unknown", ran=["add"], left_out_but_ran=["add"]) == (
+        "Nothing is known to compare them with. These ran although they were to be left out: `add`."
+    )
 
 
 def test_provenance_table_sets_both_runs_side_by_side() -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from evaluation.catalogue import load_benchmarks
 from evaluation.gate import decide, decide_unpaired
-from flagrelease.records import CanaryStatistics, ImportedBaseline, Published
+from flagrelease.records import CanaryStatistics, ImportedBaseline, OperatorEvidence, Published
 from flagrelease.verdicts import CanaryResult, GateResult, Verdict
+from runtime.operators import Known, compare
 from tests.unit.gate_data import changed, evaluation, half_right
 from tests.unit.policies import policy
 
@@ -17,9 +18,17 @@ FAILED = CanaryResult(found=NEAR, bars=NEAR, passed=False, reasons=["top-1 agree
 UNPROVEN = "operators: the server wrote no operator list, so nothing shows that FlagGems ran"
 
 
-def paired(operators: list[str] | None, lost: int = 0, canary: CanaryResult | None = None) -> GateResult:
+def evidence(operators: list[str] | OperatorEvidence | None) -> OperatorEvidence | None:
+    """Names alone: nothing is known to compare them with."""
+    return compare(operators, only=[], without=[], known=None) if isinstance(operators, list) else operators
+
+
+def paired(
+    operators: list[str] | OperatorEvidence | None, lost: int = 0, canary: CanaryResult | None = None
+) -> GateResult:
     candidate = evaluation(mmlu=changed(1000, lost, 0))
-    return decide(candidate, BASE, baseline_id="b", policy=policy(), benchmarks={}, operators=operators, canary=canary)
+    ran = evidence(operators)
+    return decide(candidate, BASE, baseline_id="b", policy=policy(), benchmarks={}, operators=ran, canary=canary)
 
 
 def unpaired(operators: list[str] | None, score: float = 0.2) -> GateResult:
@@ -31,17 +40,37 @@ def unpaired(operators: list[str] | None, score: float = 0.2) -> GateResult:
         baseline_id="b",
         policy=policy(),
         benchmarks=load_benchmarks(),
-        operators=operators,
+        operators=evidence(operators),
     )
 
 
 def test_operators_that_ran_are_counted_and_named_and_decide_nothing() -> None:
     few, many = paired(["add", "mm"]), paired([f"op{number:02}" for number in range(30)])
     assert {few.verdict, many.verdict, paired(None).verdict} == {Verdict.CONSISTENT}
-    assert few.hygiene[-1].detail == "2 operators ran: add, mm"
+    assert few.hygiene[-1].detail == "2 operators ran: add, mm; nothing is known to compare them with"
     assert many.hygiene[-1].detail.startswith("30 operators ran: op00, op01, ")
-    assert many.hygiene[-1].detail.endswith(", op09, …")
-    assert paired(["add"]).hygiene[-1].detail == "1 operator ran: add"
+    assert ", op09, …; " in many.hygiene[-1].detail
+    assert paired(["add"]).hygiene[-1].detail.startswith("1 operator ran: add; ")
+
+
+def test_a_part_of_what_should_have_run_is_said_and_decides_nothing() -> None:
+    known = Known([f"op{number:02}" for number in range(12)], "release 7 of qwen3-metax")
+    part = paired(compare(["op00", "topk"], only=[], without=["topk"], known=known))
+    assert part.verdict is Verdict.CONSISTENT
+    assert part.hygiene[-1].passed
+    assert part.hygiene[-1].detail == (
+        "2 operators ran: op00, topk; PARTIAL: 11 did not run of 12 expected (listed by release 7 of qwen3-metax): "
+        "op01, op02, op03, op04, op05, op06, op07, op08, op09, op10, …; ran although left out: topk"
+    )
+    assert part.operators is not None
+    assert GateResult.model_validate_json(part.model_dump_json()).operators == part.operators
+    whole = paired(compare(["add", "mm", "new"], only=[], without=[], known=Known(["add", "mm"], "release 7 of c")))
+    assert whole.hygiene[-1].detail == (
+        "3 operators ran: add, mm, new; none is missing of 2 expected (listed by release 7 of c)"
+    )
+    failed = paired(compare(["op00"], only=[], without=[], known=known), canary=FAILED)
+    assert failed.verdict is Verdict.REGRESSED
+    assert "PARTIAL: 11" in failed.hygiene[-1].detail
 
 
 @pytest.mark.parametrize("lost", [0, 100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flagrelease.records import Degree
 from runtime import operators
 
 # As a server with vllm-plugin-FL writes it (FlagGems 5), its values changed.
@@ -79,3 +80,48 @@ def test_files_are_read_together_and_those_without_an_operator_are_no_source() -
     assert found.operators == ["add", "mul"]
     assert found.sources == [operators.WRITTEN, "/tmp/gems_oplist.log.txt"]
     assert operators.read({}).operators == []
+
+
+KNOWN = operators.Known(["add", "mm", "topk"], "release 7 of qwen3-metax")
+
+
+@pytest.mark.parametrize(
+    ("ran", "only", "without", "known", "degree", "missing", "left_out"),
+    [
+        (["add", "mm", "topk", "new"], [], [], KNOWN, Degree.FULL, [], []),
+        (["add"], [], [], KNOWN, Degree.PARTIAL, ["mm", "topk"], []),
+        (["add", "mm"], [], ["topk"], KNOWN, Degree.FULL, [], []),
+        (["add", "topk"], [], ["topk"], KNOWN, Degree.PARTIAL, ["mm"], ["topk"]),
+        (["add"], [], [], None, Degree.UNKNOWN, [], []),
+        (["add", "topk"], [], ["topk"], None, Degree.UNKNOWN, [], ["topk"]),
+        (["add"], ["add", "mm"], [], None, Degree.PARTIAL, ["mm"], []),
+        # The model is known to have no use for gelu.
+        (["add"], ["add", "gelu"], [], KNOWN, Degree.FULL, [], []),
+        (["add", "sum"], ["add"], [], KNOWN, Degree.FULL, [], ["sum"]),
+        (["add"], [], ["add", "mm", "topk"], KNOWN, Degree.UNKNOWN, [], ["add"]),
+        ([], [], [], KNOWN, Degree.NONE, ["add", "mm", "topk"], []),
+        ([], [], [], None, Degree.NONE, [], []),
+    ],
+)
+def test_what_ran_beside_what_should_have(
+    *,
+    ran: list[str],
+    only: list[str],
+    without: list[str],
+    known: operators.Known | None,
+    degree: Degree,
+    missing: list[str],
+    left_out: list[str],
+) -> None:
+    found = operators.compare(ran, only=only, without=without, known=known)
+    assert (found.degree, found.missing, found.left_out_but_ran) == (degree, missing, left_out)
+    assert bool(found.expectation) == bool(found.expected)
+
+
+def test_an_expectation_says_where_it_is_from() -> None:
+    def said(only: list[str], known: operators.Known | None) -> str:
+        return operators.compare(["add"], only=only, without=[], known=known).expectation
+
+    assert said([], KNOWN) == "listed by release 7 of qwen3-metax"
+    assert said(["add"], None) == "named by the cell"
+    assert said(["add"], KNOWN) == "named by the cell and listed by release 7 of qwen3-metax"

@@ -20,7 +20,7 @@ from flagrelease.settings import settings
 from flagrelease.yaml_file import Positions, Where, invalid, load_yaml, nearest, problem, suggest, validate
 from flagrelease.yaml_misfits import MAX_WORDED
 
-__all__ = ["json_schema", "load_chips", "load_matrix", "load_yaml", "resolve", "resolve_all", "validate"]
+__all__ = ["chip_named", "json_schema", "load_chips", "load_matrix", "load_yaml", "resolve", "resolve_all", "validate"]
 
 
 def load_matrix(path: Path) -> Matrix:
@@ -48,6 +48,14 @@ def load_chips(folder: Path | None = None) -> dict[str, Chip]:
             raise invalid(path, [problem(positions, ("key",), text)])
         chips[chip.key] = chip
     return chips
+
+
+def chip_named(key: str) -> Chip:
+    """The chip of this key; raises UnknownNameError."""
+    chips = load_chips()
+    if key not in chips:
+        raise UnknownNameError(f"unknown chip `{key}`", remedy=_chip_meant(key))
+    return chips[key]
 
 
 def resolve(matrix: Matrix, chips: Mapping[str, Chip], cell_id: str) -> ResolvedCell:

@@ -22,6 +22,7 @@ from flagrelease.yaml_file import Positions, Where, invalid, load_yaml, nearest,
 from flagrelease.yaml_misfits import MAX_WORDED
 
 __all__ = [
+    "chip_named",
     "json_schema",
     "load_chips",
     "load_known_issues",
@@ -58,6 +59,14 @@ def load_chips(folder: Path | None = None) -> dict[str, Chip]:
             raise invalid(path, [problem(positions, ("key",), text)])
         chips[chip.key] = chip
     return chips
+
+
+def chip_named(key: str) -> Chip:
+    """The chip of this key; raises UnknownNameError."""
+    chips = load_chips()
+    if key not in chips:
+        raise UnknownNameError(f"unknown chip `{key}`", remedy=_chip_meant(key))
+    return chips[key]
 
 
 def load_known_issues() -> list[KnownIssue]:

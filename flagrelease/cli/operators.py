@@ -11,9 +11,13 @@ from flagrelease.cli.inspect import AsJson
 from flagrelease.cli.operators_issues import issues
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
+    from flagrelease.matrix import Model
     from flagrelease.operators.catalogue import Operator
+    from flagrelease.operators.environment import Loaded
     from flagrelease.operators.results import OperatorResult
     from flagrelease.operators.shapes import Shapes
 
@@ -65,37 +69,49 @@ def check(
     device: Annotated[
         str | None, typer.Option(help="cpu (Triton's interpreter), or torch's name of the accelerator, such as cuda")
     ] = None,
+    chip: Annotated[
+        str | None,
+        typer.Option(help="the chip of the matrix that the device is of: the results count for its releases"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask each operator the sizes of a model and edge cases, and compare with a reference in float64.
 
     Without --device the accelerator is taken, or the CPU where there is none: there the kernels' arithmetic runs in
     Triton's interpreter, which says nothing of a compiler, a device or speed. What was asked already is not asked
-    again. Ends with 1 where an operator differs or crashed, with 2 where none could be asked.
+    again. The results are stored; with --chip the cards of its FlagOS releases say what was found. Ends with 1 where an
+    operator differs or crashed, with 2 where none could be asked.
     """
     import json
 
+    from flagrelease.loading import chip_named
     from flagrelease.operators.check import make_plan, run
+    from flagrelease.operators.conformance import as_json as in_json
+    from flagrelease.operators.conformance import keep
     from flagrelease.operators.environment import environment
     from flagrelease.operators.shapes import SMALL_MODEL
     from flagrelease.settings import settings
 
+    meant = chip_named(chip) if chip is not None else None
     shapes = _shapes(model) if model else SMALL_MODEL
-    plan = make_plan(environment(), shapes, operator or (), device)
+    plan = make_plan(environment(), shapes, operator or (), device, chip=meant)
     folder = settings().work_path / "operators"
     results = run(plan, folder, (lambda _: None) if as_json else typer.echo)
     if as_json:
-        found = [each.as_json() for each in results]
-        about = {"device": plan.device, "interpreter": plan.device == "cpu", **plan.environment.versions()}
-        typer.echo(json.dumps({**about, "shapes": shapes.as_json(), "operators": found}, indent=1))
+        typer.echo(json.dumps(in_json(plan, results), indent=1))
     else:
         typer.echo()
-        _print(_table(results))
+        _print(_table(results, plan.loaded))
         how = "in Triton's interpreter: arithmetic only, no compiler, no device" if plan.device == "cpu" else ""
-        typer.echo(f"\nsizes of {shapes.model}, {shapes.dtype} and float32, on {plan.device} {how}".rstrip())
+        of_chip = f" of {meant.display}" if meant else ""
+        typer.echo(f"\nsizes of {shapes.model}, {shapes.dtype} and float32, on {plan.device}{of_chip} {how}".rstrip())
         versions = plan.environment.versions().items()
         typer.echo(", ".join(f"{name} {version}" for name, version in versions))
+        for note in plan.notes():
+            typer.echo(f"note: {note}")
         typer.echo(f"every case: {folder / plan.key()}")
+    # What was found is told first: storing it may fail.
+    keep(plan, folder, settings())
     if any(each.verdict in ("differs", "crashed") for each in results):
         raise typer.Exit(DIFFERENT)
     if not any(each.verdict == "matches" for each in results):
@@ -108,9 +124,9 @@ def _shapes(model: str) -> Shapes:
     from flagrelease.operators.shapes import read_shapes
     from flagrelease.settings import settings
 
-    if Path(model).exists():
-        return read_shapes(Path(model), model)
     known = load_matrix(settings().matrix_path).models
+    if Path(model).exists():
+        return read_shapes(Path(model), _key_of(Path(model), known) or model)
     if model not in known:
         # Raises with what is wrong.
         return read_shapes(Path(model), model)
@@ -123,6 +139,13 @@ def _shapes(model: str) -> Shapes:
     return read_shapes(Path(place), model)
 
 
+def _key_of(path: Path, models: Mapping[str, Model]) -> str | None:
+    """The model of the matrix whose folder, or whose config.json, this is: its cards name what was found."""
+    folder = path if path.is_dir() else path.parent
+    places = {key: model.source.local_dir for key, model in models.items()}
+    return next((key for key, place in places.items() if place and Path(place).resolve() == folder.resolve()), None)
+
+
 def _overrides(each: Operator, vendor: str | None) -> str:
     if vendor:
         return "; ".join(own.module + (f" ({own.condition})" if own.condition else "") for own in each.overrides)
@@ -130,14 +153,19 @@ def _overrides(each: Operator, vendor: str | None) -> str:
     return own + (f" (not used by {', '.join(each.unused_by)})" if each.unused_by else "")
 
 
-def _table(results: list[OperatorResult]) -> Table:
+def _table(results: list[OperatorResult], loaded: Loaded | None) -> Table:
+    """The results; on a device also which operators are not FlagGems' plain ones."""
     from rich.table import Table
 
-    table = Table("Operator", "Cases", "Worst error", "Tolerance", "Error/tolerance", "Verdict", "Why", box=None)
+    table = Table("Operator", "Cases", "Worst error", "Tolerance", "Error/tolerance", "Verdict", box=None)
+    if loaded:
+        table.add_column(f"Own one of {loaded.vendor}")
+    table.add_column("Why")
     for each in results:
         numbers = (each.worst_error, each.worst_tolerance, each.worst)
         shown = ["" if number is None else f"{number:.2g}" for number in numbers]
-        table.add_row(each.operator, f"{each.matching}/{each.cases}", *shown, each.verdict, each.reason)
+        own = [loaded.own(each.operator) or ""] if loaded else []
+        table.add_row(each.operator, f"{each.matching}/{each.cases}", *shown, each.verdict, *own, each.reason)
     return table
 
 

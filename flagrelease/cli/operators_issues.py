@@ -25,16 +25,13 @@ def issues(
     """
     import json
 
-    from flagrelease.errors import UnknownNameError
-    from flagrelease.loading import load_chips, load_known_issues
+    from flagrelease.loading import chip_named, load_known_issues
     from flagrelease.operators.known_issues import passed_in
     from flagrelease.settings import settings
     from flagrelease.store import plans
-    from flagrelease.yaml_file import suggest
 
-    chips = load_chips()
-    if chip is not None and chip not in chips:
-        raise UnknownNameError(f"unknown chip `{chip}`", remedy=suggest(chip, chips))
+    if chip is not None:
+        chip_named(chip)
     found = [issue for issue in load_known_issues() if chip is None or issue.is_of(chip)]
     with closing(plans.open_for_reading(settings().store_url)) as store:
         states = [_states(issue, [chip] if chip else issue.chips, passed_in(store)) for issue in found]

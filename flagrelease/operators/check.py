@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flagrelease.chip import Chip
 from flagrelease.errors import OutputError, PreflightError, UnknownNameError
 from flagrelease.operators.cases import ACCELERATOR, CPU, OPERATORS, Case, cases_of
-from flagrelease.operators.environment import INSTALL, Environment, device_of
+from flagrelease.operators.catalogue import KNOWN_VERSION
+from flagrelease.operators.environment import INSTALL, Environment, Loaded, device_of, loaded
 from flagrelease.operators.results import OperatorResult, judge_operator, read_lines
 from flagrelease.operators.shapes import Shapes
 from flagrelease.records import digest
@@ -36,6 +38,10 @@ class Plan:
     operators: tuple[str, ...]
     module: str = "flag_gems"
     """Where the functions are; another one is imported by the workers instead."""
+    chip: str | None = None
+    """Which chip of the matrix the device is of, where that was said."""
+    loaded: Loaded | None = None
+    """What FlagGems took on the device; none in the interpreter."""
 
     def key(self) -> str:
         """Results of the same key are results of the same thing."""
@@ -48,6 +54,13 @@ class Plan:
         }
         return digest(about)[:16]
 
+    def notes(self) -> list[str]:
+        """What is to be known of the results."""
+        found = self.environment.flag_gems
+        if self.module != "flag_gems" or found == KNOWN_VERSION:
+            return []
+        return [f"FlagGems {found} is installed, and the operators were chosen for {KNOWN_VERSION}"]
+
     def cases(self, operator: str) -> list[Case]:
         """What the operator is asked here."""
         return cases_of(operator, self.shapes, CPU if self.device == "cpu" else ACCELERATOR)
@@ -59,11 +72,13 @@ def make_plan(
     operators: Sequence[str] = (),
     device: str | None = None,
     module: str = "flag_gems",
+    *,
+    chip: Chip | None = None,
 ) -> Plan:
-    """Check what is asked before anything is run.
+    """Check what is asked before anything is run; the results are to be of `chip`, where that is said.
 
     Raises UnknownNameError for an operator that has no reference here, PreflightError where a package or the device is
-    missing.
+    missing, or the device is not the chip's.
     """
     for name in operators:
         if name not in OPERATORS:
@@ -80,7 +95,38 @@ def make_plan(
             f"torch {found.torch} finds no {device} on this host",
             remedy="without one: flagrelease operators list, and operators check --device cpu (arithmetic only)",
         )
-    return Plan(found, here, shapes, tuple(operators) or tuple(OPERATORS), module)
+    if chip:
+        _require_device(chip, here)
+    took = loaded(found, tuple(OPERATORS)) if here != "cpu" and module == "flag_gems" else None
+    if chip and took:
+        _require_vendor(chip, took)
+    asked = tuple(dict.fromkeys(operators)) or tuple(OPERATORS)
+    return Plan(found, here, shapes, asked, module, chip.key if chip else None, took)
+
+
+def _require_device(chip: Chip, here: str) -> None:
+    """Raise PreflightError where the device cannot be the chip's: no result may count for a chip that gave none."""
+    if here == "cpu" and chip.torch_device != "cpu":
+        raise PreflightError(
+            f"on the CPU the kernels run in Triton's interpreter, which shows nothing of {chip.display}",
+            remedy=f"on a host with {chip.display}, without --device: flagrelease operators check --chip {chip.key}; "
+            "on the CPU: without --chip (arithmetic only)",
+        )
+    if here != (chip.torch_device or here):
+        raise PreflightError(
+            f"the device of this host is {here}, and torch calls those of {chip.display} {chip.torch_device}",
+            remedy="--chip takes the chip that this host has: flagrelease doctor",
+        )
+
+
+def _require_vendor(chip: Chip, took: Loaded) -> None:
+    # Several vendors' devices are called cuda. A vendor that FlagGems does not know it takes for another.
+    if chip.flaggems_vendor in took.vendors and chip.flaggems_vendor != took.vendor:
+        raise PreflightError(
+            f"FlagGems takes the device of this host for one of {took.vendor}, not of {chip.flaggems_vendor}",
+            remedy=f"--chip takes the chip that this host has; where FlagGems is wrong: "
+            f"GEMS_VENDOR={chip.flaggems_vendor} flagrelease operators check --chip {chip.key}",
+        )
 
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -> list[OperatorResult]:
@@ -108,6 +154,20 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
             say(f"{operator}: {result.verdict} (kept)")
         results.append(result)
     return results
+
+
+def kept(plan: Plan, folder: Path) -> list[OperatorResult]:
+    """All that is known under the plan's key, also of operators that were asked for earlier."""
+    place, found = folder / plan.key(), []
+    for operator in OPERATORS:
+        cases, file = plan.cases(operator), place / f"{operator}.jsonl"
+        if cases and not file.exists():
+            continue
+        result = judge_operator(operator, cases, read_lines(file), plan.device)
+        # Of one that was interrupted nothing is known yet.
+        if not result.missing:
+            found.append(result)
+    return found
 
 
 def _ask(plan: Plan, operator: str, cases: list[Case], place: Path) -> None:

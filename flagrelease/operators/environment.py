@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +39,17 @@ found = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator")
 available = torch.accelerator.is_available() if found else torch.cuda.is_available()
 print((found.type if found else "cuda") if available else "cpu")
 """
+# What `flag_gems.<operator>` is: FlagGems puts the vendor's own functions there when it is imported.
+_LOADED = """
+import json
+import flag_gems
+from flag_gems.runtime.common import vendors
+modules = {{name: getattr(getattr(flag_gems, name, None), "__module__", None) for name in {names}}}
+known = [vendor.name.lower() for vendor in vendors]
+print(json.dumps({{"vendor": flag_gems.vendor_name, "vendors": known, "modules": modules}}))
+"""
+_IMPORTING = 600.0
+"""Seconds that importing FlagGems on a device may take: it looks for the device and may compile."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,24 @@ class Environment:
         """Everything that may change a result."""
         found = asdict(self)
         return {name: found[name] for name in ("flag_gems", "torch", "triton", "numpy")}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What FlagGems is on a device, once it is imported there."""
+
+    vendor: str
+    """Whose device it takes it for, as it calls vendors."""
+    vendors: tuple[str, ...]
+    """All that it knows."""
+    modules: dict[str, str | None]
+    """Where the function of each operator comes from."""
+
+    def own(self, operator: str) -> str | None:
+        """The vendor's or the architecture's module that the operator is from; None: FlagGems' plain one."""
+        module = self.modules.get(operator) or ""
+        _, of_backend, inner = module.partition("runtime.backend.")
+        return (inner if of_backend else module.lstrip("_") if module.partition(".")[0] != "flag_gems" else "") or None
 
 
 def environment() -> Environment:
@@ -84,13 +114,25 @@ def device_of(found: Environment) -> str:
     return _run(found.python, _DEVICE).strip().splitlines()[-1]
 
 
-def _run(python: Path, program: str) -> str:
+def loaded(found: Environment, operators: Sequence[str]) -> Loaded:
+    """What FlagGems took on this host's device. Imports it; raises PreflightError where that fails."""
+    # Importing prints lines of its own.
+    answer = json.loads(_run(found.python, _LOADED.format(names=list(operators)), _IMPORTING).strip().splitlines()[-1])
+    return Loaded(answer["vendor"], tuple(answer["vendors"]), answer["modules"])
+
+
+def _run(python: Path, program: str, timeout: float = 120.0) -> str:
     command = shutil.which(python)
     if command is None:
         raise PreflightError(f"{python} cannot be run", remedy=INSTALL)
     try:
         done = subprocess.run(
-            [command, "-c", program], capture_output=True, text=True, check=True, timeout=120, env=child_environment()
+            [command, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=timeout,
+            env=child_environment(),
         )
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]

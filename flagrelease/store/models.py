@@ -196,3 +196,35 @@ class ApprovalRow(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     flow_run: Mapped[str | None] = mapped_column(String(36))
     decided_at: Mapped[datetime]
+
+
+class ConformanceRow(Base):
+    """What the newest check of one operator of FlagGems found: on a chip's device, in a model's sizes."""
+
+    __tablename__ = "conformance"
+    __table_args__ = (
+        UniqueConstraint("key", "chip", "operator"),
+        Index("ix_conformance_chip_operator", "chip", "operator"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime]
+    key: Mapped[str] = mapped_column(String(64))
+    chip: Mapped[str | None] = mapped_column(String(100))
+    device: Mapped[str] = mapped_column(String(50))
+    interpreter: Mapped[bool]
+    model: Mapped[str] = mapped_column(Text)
+    dtype: Mapped[str] = mapped_column(String(20))
+    flag_gems: Mapped[str] = mapped_column(String(100))
+    torch: Mapped[str] = mapped_column(String(100))
+    triton: Mapped[str] = mapped_column(String(100))
+    operator: Mapped[str] = mapped_column(String(100))
+    verdict: Mapped[str] = mapped_column(String(20))
+    cases: Mapped[int]
+    matching: Mapped[int]
+    worst_error: Mapped[float | None]
+    worst_tolerance: Mapped[float | None]
+    worst: Mapped[float | None]
+    speed_ratio: Mapped[float | None]
+    reason: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))

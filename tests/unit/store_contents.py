@@ -7,9 +7,11 @@ from typing import Any
 
 from sqlalchemy import JSON, Engine, MetaData, Text, cast, select
 
+from flagrelease.operators.results import OperatorResult
 from flagrelease.pipeline import ReleaseRun, StageOutput, plan
 from flagrelease.records import Artefact, ImportedBaseline, Item, Publication, Published, Stage
-from flagrelease.store import Store, approvals, sweeps
+from flagrelease.store import Store, approvals, conformance, sweeps
+from flagrelease.store.conformance import ConformanceCheck
 from flagrelease.sweep import Outcome
 from tests.unit.evaluations import evaluation, result
 
@@ -36,7 +38,7 @@ def items(n: int) -> list[Item]:
 
 def fill(store: Store, n: int = 7) -> None:
     """Two releases, the second reusing a stage of the first, an evaluation of `n` items, a publication, a
-    rejection, a sweep.
+    rejection, a sweep, a check of an operator.
     """
     for key in ("1", "2"):
         release = store.begin_release(cell="m-c", key=key, engine="e", snapshot={"a": AWKWARD}, code_version="0")
@@ -52,6 +54,17 @@ def fill(store: Store, n: int = 7) -> None:
     approvals.decide(store, 2, "r", "reject", who="ü", through="command", reason=AWKWARD)
     sweep = sweeps.begin(store, "run", {"chips": ["c"], "hours": 0.1 + 0.2})
     sweeps.write(store, sweep.id, [Outcome(cell="m-c", model="m", chip="c", state="failed", cause=AWKWARD)])
+    crashed = OperatorResult("mm", "crashed", 2, 1, None, 0.1 + 0.2, 1e-300, 0.1, AWKWARD, ())
+    versions = {"flag_gems": "5.0.2", "torch": "2", "triton": "3"}
+    about: dict[str, Any] = {
+        "key": "k",
+        "chip": None,
+        "device": "cuda",
+        "model": AWKWARD,
+        "dtype": "float16",
+        "sha256": "0" * 64,
+    }
+    conformance.record(store, ConformanceCheck(**about, **versions, results=[crashed]))
     store.add_imported_baseline("scores", ImportedBaseline(model="m", label="l", source="s", scores=scores))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +15,13 @@ from flagrelease.chip import Chip
 from flagrelease.errors import FlagReleaseError
 from flagrelease.loading import load_chips, load_known_issues, load_matrix, resolve, resolve_all
 from flagrelease.matrix import ResolvedCell
-from flagrelease.operators.known_issues import passed_in
 from flagrelease.pipeline import Plan
 from flagrelease.publish.folder import MANIFEST
 from flagrelease.records import Stage, digest
 from flagrelease.selection import Newest, Selection
 from flagrelease.settings import Settings
 from flagrelease.store import Store, plans
+from flagrelease.store.conformance import passed
 from flagrelease.store.plans import Attempt, PastStage
 from flagrelease.store.publications import Place, taken_back
 from flows.job import Job, job_of
@@ -104,7 +104,7 @@ class _Planner:
         # Where the store is this host's own, so are the publications.
         self._sees_publications = host.store is None or self._publisher.root.is_dir()
         self._unseen = False
-        self._issues, self._passed = load_known_issues(), cache(passed_in(store))
+        self._issues, self._passed = load_known_issues(), cache(partial(passed, store))
         self.newest = plans.newest_releases(store)
         self._revisions = plans.newest_publishers(store)
         self._taken_back = taken_back(store)

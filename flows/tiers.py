@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from evaluation import canary as canaries
 from evaluation import speed as speeds
@@ -17,9 +18,9 @@ from evaluation.planner import plan_power
 from evaluation.run import aggregate
 from flagrelease.errors import PreflightError
 from flagrelease.loading import load_known_issues
-from flagrelease.operators.known_issues import passed_in
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import Evaluation, Speed, Stage
+from flagrelease.store.conformance import passed
 from flagrelease.verdicts import CanaryResult, SpeedVerdict
 from flows import known_issues, serving, stages
 from flows.job import required_baseline
@@ -46,7 +47,7 @@ def warn_of_known_issues(session: Session) -> None:
     """Say, before anything is served, what is known of the cell's operators. What is served stays the matrix's word."""
     image = stages.image(session)
     flag_gems = known_issues.flag_gems_of(session.job, image.versions if image else {})
-    found = known_issues.issues_of(session.job, flag_gems, load_known_issues(), passed_in(session.store))
+    found = known_issues.issues_of(session.job, flag_gems, load_known_issues(), partial(passed, session.store))
     for line in known_issues.lines(flag_gems, found, known_issues.leave_out(session.job, found)):
         session.log(f"plan: {line}")
 

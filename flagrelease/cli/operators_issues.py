@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,15 +27,15 @@ def issues(
     import json
 
     from flagrelease.loading import chip_named, load_known_issues
-    from flagrelease.operators.known_issues import passed_in
     from flagrelease.settings import settings
     from flagrelease.store import plans
+    from flagrelease.store.conformance import passed
 
     if chip is not None:
         chip_named(chip)
     found = [issue for issue in load_known_issues() if chip is None or issue.is_of(chip)]
     with closing(plans.open_for_reading(settings().store_url)) as store:
-        states = [_states(issue, [chip] if chip else issue.chips, passed_in(store)) for issue in found]
+        states = [_states(issue, [chip] if chip else issue.chips, partial(passed, store)) for issue in found]
     if as_json:
         listed = [issue.model_dump() | {"states": state} for issue, state in zip(found, states, strict=True)]
         typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))

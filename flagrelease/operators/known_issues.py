@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -15,9 +15,6 @@ from pydantic import Field, StringConstraints, field_validator
 
 from flagrelease.entry import Entry, Key
 from flagrelease.records import Record
-
-if TYPE_CHECKING:
-    from flagrelease.store import Store
 
 ANY = "any"
 """Stands for every chip."""
@@ -27,11 +24,6 @@ State = Literal["open", "said to be fixed, not shown", "lifted", "version not kn
 
 Passed = Callable[[str, str, str], bool | None]
 """Chip, version of FlagGems, operator → whether its newest conformance check there passed; none: there is none."""
-
-
-def passed_in(store: Store) -> Passed:  # noqa: ARG001 - checks are not stored yet
-    """What the conformance checks in a store show."""
-    return lambda *_: None
 
 
 class KnownIssue(Entry):

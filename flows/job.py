@@ -25,8 +25,9 @@ from flagrelease.pipeline import Plan, plan
 from flagrelease.provenance.keys import signing_key
 from flagrelease.publication_policy import PublicationPolicy
 from flagrelease.publish.folder import FolderPublisher
-from flagrelease.records import CellImage, Provenance, Stage, digest
+from flagrelease.records import CellImage, Provenance, Stack, Stage, digest
 from flagrelease.settings import Settings
+from flagrelease.store import Store, conformance
 from flagrelease.store.database import check_writable
 from flows.asked import with_revision, with_suite
 from flows.plan_changes import no_facts
@@ -38,6 +39,8 @@ from runtime.image.provide import planned
 from runtime.image.recipe import canonical
 from runtime.preflight import check_host
 
+FLAG_GEMS = "flag-gems"
+"""FlagGems' canonical name as a package."""
 HOME_MIB = 50
 OUTPUT_MIB = 5
 
@@ -210,8 +213,8 @@ def measured_inputs(job: Job) -> dict[Stage, dict[str, Any]]:
     }
 
 
-def make_plan(job: Job) -> Plan:
-    """Inputs and keys of every stage of the job."""
+def make_plan(job: Job, checked: Sequence[str] = ()) -> Plan:
+    """Inputs and keys of every stage of the job; `checked`: the files that its card may name (`checked_files`)."""
     cell, policy = job.cell, job.cell.policy.thresholds()
     served, measured, baseline = served_inputs(job), measured_inputs(job), required_baseline(cell)
     judged = {"baseline": baseline, "policy": policy, "benchmarks": [judging(b) for b in job.benchmarks]}
@@ -233,6 +236,7 @@ def make_plan(job: Job) -> Plan:
             Stage.CARD: {
                 "template": template_sha256(),
                 "facts": digest(cell.model_dump(mode="json", exclude=no_facts())),
+                **({"conformance": list(checked)} if checked else {}),
             },
             Stage.PUBLISH: {
                 "publisher": FolderPublisher.name,
@@ -243,6 +247,19 @@ def make_plan(job: Job) -> Plan:
         },
         job.salt,
     )
+
+
+def checked_files(store: Store, job: Job) -> list[str]:
+    """SHA-256 of the checks of FlagGems' operators that the job's card may name, on its chip in its model's sizes.
+
+    Where the matrix does not pin FlagGems, of every version: which one the image has is not known before it is built.
+    """
+    cell = job.cell.cell
+    if cell.stack is not Stack.FLAGOS:
+        return []
+    pins = job.image_inputs["recipe"]["pins"] if job.image_inputs else []
+    pinned = {canonical(pin["package"]): str(pin["version"]) for pin in pins}
+    return conformance.files(store, job.cell.chip.key, pinned.get(FLAG_GEMS), cell.model)
 
 
 def _load_generator() -> str | None:

@@ -24,7 +24,7 @@ from flagrelease.store import Store, plans
 from flagrelease.store.conformance import passed
 from flagrelease.store.plans import Attempt, PastStage
 from flagrelease.store.publications import Place, taken_back
-from flows.job import Job, job_of
+from flows.job import Job, checked_files, job_of
 from flows.known_issues import flag_gems_of, issues_of, leave_out
 from flows.plan_jobs import Versions, planned
 from flows.plan_reasons import Known, stage_plans
@@ -168,13 +168,15 @@ class _Planner:
         for cell in cells:
             try:
                 job = job_of(cell, None, self._host, benchmarks)
-                found[cell.id] = _Today(cell, job, *planned(job, self._versions, {}))
+                checked = checked_files(self._store, job)
+                found[cell.id] = _Today(cell, job, *planned(job, self._versions, {}, checked))
             except FlagReleaseError as error:
                 blocked[cell.id] = Blocked(cause=" ".join(error.message.split()), remedy=error.remedy)
         lacking = [each for each in found.values() if each.lacks]
         past = plans.past_stages(self._store, [each.cell.id for each in lacking])
         for each in lacking:
-            again = planned(each.job, self._versions, _compared(past, each))
+            checked = checked_files(self._store, each.job)
+            again = planned(each.job, self._versions, _compared(past, each), checked)
             found[each.cell.id] = _Today(each.cell, each.job, *again)
         return found, blocked
 

@@ -40,6 +40,7 @@ _WHAT = {
     "load_generator": "load generator",
     "template": "card templates",
     "facts": "facts on the card",
+    "conformance": "check of FlagGems' operators",
     "publisher": "publisher",
     "target": "publication's place",
     "publish": "whether it is published",
@@ -206,7 +207,7 @@ def _change(difference: Difference) -> Change:
         )
     if first in ("canary", "speed"):
         rest = [first, *rest]
-    if first in ("template", "facts"):
+    if first in ("template", "facts", "conformance"):
         return Change(what=what, key="", old=old, new=new, text="")
     return _worded(what, ".".join(rest), old, new)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -52,14 +52,17 @@ class PlannedJob(Job):
         return []
 
 
-def planned(job: Job, versions: Versions, past: Mapping[Stage, PastStage]) -> tuple[Plan, list[str]]:
+def planned(
+    job: Job, versions: Versions, past: Mapping[Stage, PastStage], checked: Sequence[str] = ()
+) -> tuple[Plan, list[str]]:
     """Inputs and keys of the job's stages, and what this host lacks to know them all.
 
-    A version that is not known here is taken to be that of the newest release (`past`). Raises BaselineError.
+    A version that is not known here is taken to be that of the newest release (`past`). `checked`: as `make_plan`
+    takes it. Raises BaselineError.
     """
     own = {field.name: getattr(job, field.name) for field in fields(Job)}
     inputs: dict[Stage, dict[str, Any]] = {
-        stage: dict(each) for stage, each in make_plan(PlannedJob(**own, versions=versions)).inputs.items()
+        stage: dict(each) for stage, each in make_plan(PlannedJob(**own, versions=versions), checked).inputs.items()
     }
     lacks = []
 

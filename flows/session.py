@@ -20,7 +20,7 @@ from flagrelease.settings import Settings, settings
 from flagrelease.store import Store, approvals
 from flagrelease.store.publications import Place, taken_back
 from flows.hubs import hubs_of
-from flows.job import Job, make_plan
+from flows.job import Job, checked_files, make_plan
 from flows.locks import SharedLock, alone
 from flows.publication import awaited
 from flows.serving import typed_lines
@@ -103,13 +103,14 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
     Raises PreflightError where another process, or another host that has the same database, releases the cell.
     """
     host, what = settings(), f"releasing {job.cell.id}"
-    the_plan, publisher, hubs = make_plan(job), publisher_of(host), hubs_of(host, log)
+    publisher, hubs = publisher_of(host), hubs_of(host, log)
     with (
         alone(host.work_path / "locks" / f"{job.cell.id}.lock", what),
         closing(open_store(host)) as store,
         closing(SharedLock(host.store_url, what)) as lock,
     ):
         lock.hold()
+        the_plan = make_plan(job, checked_files(store, job))
         snapshot = Snapshot(
             cell=job.cell,
             engine=job.engine.name,
@@ -158,8 +159,8 @@ def open_session(job: Job, log: Log) -> Iterator[Session]:
 
 def finished_release(job: Job, host: Settings) -> int | None:
     """Id of the completed release of exactly this job, if its publication stands; nothing is to be done then."""
-    the_plan = make_plan(job)
     with closing(open_store(host)) as store:
+        the_plan = make_plan(job, checked_files(store, job))
         row = store.release_by_key(the_plan.release_key)
         if row is None or row.state != "completed":
             return None

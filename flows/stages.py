@@ -31,6 +31,7 @@ from flagrelease.store import Store, StoredEvaluation
 from flagrelease.store.publications import Place, taken_back
 from flagrelease.verdicts import CanaryResult, GateResult, SpeedVerdict, Verdict
 from flows import serving
+from flows.conformance import checked
 from flows.job import provenance, required_baseline
 from flows.operator_evidence import operators_that_ran, read_operators
 from flows.publication import terms_of
@@ -199,10 +200,12 @@ def decide(session: Session, evaluation: int, tiers: Tiers) -> StageOutput:
 
 
 def card(session: Session) -> StageOutput:
-    """Render the card from the store."""
-    card = measured_card(card_data(session.store, session.release))
+    """Render the card from the store; what it says of FlagGems' operators is kept with it."""
+    found = checked(session, image(session))
+    card = measured_card(card_data(session.store, session.release, found))
     kept = [session.evidence.put("card", name, content) for name, content in card_files(card).items()]
-    return StageOutput({"sha256": kept[0].sha256}, kept)
+    said = {"conformance": found.conformance.model_dump(mode="json")} if found else {}
+    return StageOutput({"sha256": kept[0].sha256, **said}, [*kept, *(found.files if found else ())])
 
 
 def write(session: Session) -> Path:

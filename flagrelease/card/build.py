@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from flagrelease.card.compose import in_language, in_style, measured_card, published_card
-from flagrelease.card.data import Card, CardData, CardRow, NotRun
+from flagrelease.card.data import Card, CardData, CardRow, Conformance, NotRun
 from flagrelease.card.importing import imported_card
 from flagrelease.card.styles import Language, Style
 from flagrelease.errors import StoreError, UnknownNameError
@@ -42,6 +43,10 @@ def find_card(
     return measured_card(card_data(store, release), style, language or "en")
 
 
+CONFORMANCE = "conformance"
+"""Kind of the files of evidence of a check of FlagGems' operators."""
+
+
 class Snapshot(Record):
     """What is stored with a release of what it was made from."""
 
@@ -53,8 +58,18 @@ class Snapshot(Record):
     serve: list[str] = Field(default_factory=list, description="what serves the model, typed in the cell's container")
 
 
-def card_data(store: Store, release: int) -> CardData:
-    """Data of the release's card; raises StoreError where it has no verdict yet."""
+class Checked(NamedTuple):
+    """What a release's card is to say of a check of FlagGems' operators, and the check's files of evidence."""
+
+    conformance: Conformance
+    files: Sequence[Artefact]
+
+
+def card_data(store: Store, release: int, checked: Checked | None = None) -> CardData:
+    """Data of the release's card; raises StoreError where it has no verdict yet.
+
+    `checked` is given while the card is made, and stored with it: what is checked later changes no card that is there.
+    """
     view = release_view(store, release)
     snapshot = release_snapshot(store, release)
     if view.gate is None or view.candidate_id is None:
@@ -105,7 +120,8 @@ def card_data(store: Store, release: int) -> CardData:
         published=published,
         image=_image(store, release),
         serve=snapshot.serve,
-        evidence=_evidence(store, release),
+        conformance=checked.conformance if checked else _conformance(store, release),
+        evidence=_evidence(store, release, checked.files if checked else ()),
     )
 
 
@@ -124,12 +140,23 @@ def _image(store: Store, release: int) -> CellImage | None:
     return CellImage.model_validate(built["image"]) if built and "image" in built else None
 
 
-def _evidence(store: Store, release: int) -> list[Artefact]:
+def _conformance(store: Store, release: int) -> Conformance | None:
+    """What the release's card said of FlagGems' operators when it was made."""
+    with store.session() as session:
+        made = session.scalar(
+            select(StageRow.output).where(StageRow.release_id == release, StageRow.stage == Stage.CARD)
+        )
+    return Conformance.model_validate(made["conformance"]) if made and "conformance" in made else None
+
+
+def _evidence(store: Store, release: int, added: Sequence[Artefact]) -> list[Artefact]:
     proving = (Stage.BUILD, Stage.CANARY, Stage.EVALUATE, Stage.ESCALATE, Stage.SPEED, Stage.DECIDE)
     with store.session() as session:
         rows = session.scalars(
             select(ArtefactRow)
-            .where(ArtefactRow.release_id == release, ArtefactRow.stage.in_(proving))
-            .order_by(ArtefactRow.name)
+            .where(ArtefactRow.release_id == release)
+            .where(or_(ArtefactRow.stage.in_(proving), ArtefactRow.kind == CONFORMANCE))
         )
-        return [Artefact(kind=row.kind, name=row.name, sha256=row.sha256, size=row.size) for row in rows]
+        found = [Artefact(kind=row.kind, name=row.name, sha256=row.sha256, size=row.size) for row in rows]
+    by_name = {each.name: each for each in (*found, *added)}
+    return [by_name[name] for name in sorted(by_name)]

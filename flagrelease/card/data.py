@@ -128,6 +128,18 @@ class NotRun(Record):
     reason: str
 
 
+class Conformance(Record):
+    """What a check on the chip's device found of the FlagGems operators that ran, in the sizes of the model."""
+
+    flag_gems: str = Field(description="version that was checked")
+    served: bool = Field(description="whether it is known to be the version that served")
+    ran: int = Field(description="operators that ran, by the server's list")
+    matching: int = Field(description="of them, checked and equal to a reference in float64 within tolerance")
+    differing: list[str] = Field(description="of them, checked and not within it")
+    crashed: list[str] = Field(description="of them, whose process died when they were checked")
+    files: list[str] = Field(description="names of the files of evidence")
+
+
 class CardData(Record):
     """What the store knows of one release: everything that its card says of how it was measured."""
 
@@ -146,6 +158,7 @@ class CardData(Record):
     published: ImportedBaseline | None = None
     image: CellImage | None = Field(default=None, description="that the server ran in; none: a process")
     serve: list[str] = Field(default_factory=list, description="what serves the model, typed in the cell's container")
+    conformance: Conformance | None = Field(default=None, description="none: FlagGems' operators were not checked")
     evidence: list[Artefact]
 
 

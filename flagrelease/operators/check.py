@@ -51,6 +51,8 @@ class Plan:
             "shapes": self.shapes.as_json(),
             "module": self.module,
             **self.environment.versions(),
+            # Devices of several vendors have one name, and architectures operators of their own.
+            **({"loaded": [self.loaded.vendor, self.loaded.modules]} if self.loaded else {}),
         }
         return digest(about)[:16]
 

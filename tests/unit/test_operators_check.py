@@ -177,6 +177,16 @@ def test_what_cannot_be_checked_is_refused_and_leaves_nothing(
     assert not settings().home_path.exists()
 
 
+def test_results_of_one_vendors_device_are_not_taken_for_anothers(run: Run, host: Host, asked: list[str]) -> None:
+    # Two hosts with one work folder; torch calls both devices cuda.
+    host()
+    assert run("operators", "check", "--chip", "metax", "--operator", "mm") == 0
+    host(took=replace(METAX, vendor="nvidia", modules={}))
+    assert run("operators", "check", "--chip", "nvidia", "--operator", "mm") == 0
+    assert asked == ["mm", "mm"]
+    assert len(files()) == 2
+
+
 def test_a_vendor_that_flaggems_does_not_know_cannot_be_told_from_others(run: Run, host: Host) -> None:
     host(took=replace(METAX, vendor="nvidia"))
     assert run("operators", "check", "--chip", "zhenwu", "--operator", "mm") == 0

@@ -1,0 +1,71 @@
+"""What a card says of FlagGems' operators: what `flagrelease operators check` found on its chip, of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flagrelease.card.build import CONFORMANCE, Checked
+from flagrelease.card.data import Conformance
+from flagrelease.errors import EvidenceError
+from flagrelease.records import Artefact, CellImage, Stack, Stage
+from flagrelease.store import conformance
+from flows.job import FLAG_GEMS
+from flows.session import Session
+
+
+def checked(session: Session, image: CellImage | None) -> Checked | None:
+    """What is known of the operators that ran; none where no list names one, or none of them was checked.
+
+    Of the FlagGems in the image; where that is not known, of the newest that was checked. Raises EvidenceError where
+    the check's file is not at hand.
+    """
+    cell, ran = session.job.cell, _ran(session)
+    if cell.cell.stack is not Stack.FLAGOS or not ran:
+        return None
+    version = image.versions.get(FLAG_GEMS) if image else None
+    found = conformance.newest(session.store, cell.chip.key, version, cell.cell.model)
+    if found is None:
+        return None
+    verdicts = {name: found.verdicts.get(_function(name, found.verdicts), "") for name in ran}
+    by_verdict = {verdict: [name for name in ran if verdicts[name] == verdict] for verdict in set(verdicts.values())}
+    matching, differing, crashed = (by_verdict.get(verdict, []) for verdict in ("matches", "differs", "crashed"))
+    if not (matching or differing or crashed):
+        return None
+    files = [_file(session, sha256, number) for number, sha256 in enumerate(found.files, 1)]
+    return Checked(
+        Conformance(
+            flag_gems=found.flag_gems,
+            served=version is not None,
+            ran=len(ran),
+            matching=len(matching),
+            differing=differing,
+            crashed=crashed,
+            files=[file.name for file in files],
+        ),
+        files,
+    )
+
+
+def _ran(session: Session) -> Sequence[str]:
+    """What was listed while the model was asked."""
+    found = [session.run.finished(stage) for stage in (Stage.EVALUATE, Stage.CANARY)]
+    return next((stage.output["operators"] for stage in found if stage and "operators" in stage.output), None) or ()
+
+
+def _function(listed: str, known: dict[str, str]) -> str:
+    """The operator that was checked of one in a list: FlagGems logs what computes, `rms_norm_forward`, `general_mm`."""
+    return listed if listed in known else listed.removesuffix("_forward").removeprefix("general_")
+
+
+def _file(session: Session, sha256: str, number: int) -> Artefact:
+    try:
+        content = session.evidence.read(sha256)
+    except EvidenceError as error:
+        cell = session.job.cell.cell
+        raise EvidenceError(
+            f"the check of FlagGems' operators that the card is to name cannot be read: {error.message}",
+            remedy="let FLAGRELEASE_EVIDENCE name the folder or bucket that it was stored in, or check again on the "
+            f"chip: flagrelease operators check --chip {cell.chip} --model {cell.model}",
+        ) from error
+    name = f"{CONFORMANCE}.json" if number == 1 else f"{CONFORMANCE}-{number}.json"
+    return Artefact(kind=CONFORMANCE, name=name, sha256=sha256, size=len(content))

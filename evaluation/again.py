@@ -1,4 +1,4 @@
-"""Asking more repeats of an evaluation that is there already."""
+"""Asking again what an evaluation asked already: more repeats, or some of its items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evaluation.catalogue import Benchmark, prepare
 from evaluation.concurrency import requests_in_flight
 from evaluation.harness.interface import Endpoint, Progress, Selection
 from evaluation.run import HARNESSES, journal_path
-from flagrelease.records import Evaluation
+from flagrelease.records import Evaluation, Item
 
 
 def seconds_of_a_repeat(evaluation: Evaluation) -> dict[str, float]:
@@ -52,3 +52,32 @@ def add_repeats(
         items += measured.items
         runs[benchmark.key] = run.model_copy(update={"repeats": wanted})
     return evaluation.model_copy(update={"benchmarks": list(runs.values()), "items": items})
+
+
+def ask_items(
+    benchmarks: Sequence[Benchmark],
+    items: Mapping[str, Sequence[str]],
+    endpoint: Endpoint,
+    *,
+    tasks: Path,
+    journals: Path,
+) -> list[Item]:
+    """Answers to these `items` of each of `benchmarks`, asked once, as an evaluation asks them first.
+
+    Errors as in `run.evaluate`; HarnessError where the benchmark has no such item.
+    """
+    found: list[Item] = []
+    for benchmark in benchmarks:
+        prepared = prepare(benchmark, tasks)
+        found += (
+            HARNESSES[benchmark.harness or ""]
+            .measure(
+                prepared,
+                endpoint,
+                journal_path(journals, prepared),
+                lambda *_: None,
+                Selection(items=items[benchmark.key]),
+            )
+            .items
+        )
+    return found

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from evaluation.baseline import is_imported
 from evaluation.canary import measure
-from evaluation.canary_probes import possible
+from evaluation.catalogue import fingerprint
 from flagrelease import __version__
 from flagrelease.bisect.journal import Journal
 from flagrelease.bisect.judge import exceedance
-from flagrelease.bisect.records import BisectResult, Culprit, Measured
+from flagrelease.bisect.records import BisectResult, Culprit, Judging, Measured
 from flagrelease.bisect.report import Subject, deny_list, upstream_report
-from flagrelease.bisect.search import bisect
-from flagrelease.errors import BisectError, PortError, ServerError
+from flagrelease.bisect.search import CANARY, bisect
+from flagrelease.errors import BisectError, NoAnswerError, PortError, ServerError
 from flagrelease.records import CanaryReference, CellImage, Stack, Stage, digest
 from flagrelease.settings import Settings
 from flagrelease.store.queries import ReleaseView, find_release, release_view
 from flagrelease.store.store import Store
-from flows import serving, stages
-from flows.job import Job, make_job, make_plan, preflight, required_baseline, served_inputs
+from flows import serving
+from flows.bisect_items import Against, choose, wrong_answers
+from flows.job import Job, make_job, make_plan, preflight, served_inputs
 from flows.locks import alone
 from flows.session import open_store
 from runtime import operators
 from runtime.engines.flagos import FlagosSettings, OperatorLists
-from runtime.launch.interface import Log
+from runtime.launch.interface import Log, Server
 
 TEXT_SHOWN = 256
 """Tokens of the text that a report carries, at most."""
-
-
-class Against(NamedTuple):
-    """What servers are held against."""
-
-    baseline_id: str
-    reference: CanaryReference
 
 
 class Bisected(NamedTuple):
@@ -63,18 +56,12 @@ def bisect_release(name: str, host: Settings, log: Log, listed: Sequence[str] | 
         preflight(job, host)
         _require_lists(job)
         names = list(listed) if listed is not None else _that_ran(store, view)
-        baseline_id = required_baseline(job.cell)
-        baseline = None if is_imported(baseline_id) else stages.stored_baseline(store, baseline_id)
+        against = choose(store, view, job, len(names), log)
         built = store.finished_stage(Stage.BUILD, make_plan(job).keys[Stage.BUILD])
         _warn_of_changes(view, job, log)
-    if baseline is None or baseline.canary is None:
-        raise BisectError(
-            f"the baseline {baseline_id} has no texts to read, so nothing tells a good server from a bad one",
-            remedy=f"measure one that has: flagrelease baseline run {job.cell.id}",
-        )
     image = CellImage.model_validate(built.output["image"]) if built and "image" in built.output else None
     with alone(host.work_path / "locks" / f"{job.cell.id}.lock", f"bisecting or releasing {job.cell.id}"):
-        return bisect_job(job, Against(baseline_id, baseline.canary), names, host, log, image=image)
+        return bisect_job(job, against, names, host, log, image=image)
 
 
 def bisect_job(
@@ -87,42 +74,33 @@ def bisect_job(
     image: CellImage | None = None,
 ) -> Bisected:
     """Bisect what a release of the job serves, over the operators `names`. Errors as in `bisect_release`."""
-    reference = against.reference
-    policy = job.cell.policy.canary
-    if policy is None:
-        raise BisectError(
-            f"the policy of {job.cell.id} has no canary, which is what servers are judged by",
-            remedy="give the policy one (docs/gate.md)",
-        )
+    judging, ask = _asker(job, against, host)
     about = {
         "served": served_inputs(job),
         "image": image.id if image else None,
         "operators": list(names),
         "baseline": against.baseline_id,
-        "reference": digest(reference.model_dump(mode="json")),
-        "policy": policy.model_dump(mode="json", exclude={"reason"}),
+        **_asked(job, against),
     }
     folder = host.work_path / "bisect" / f"{job.cell.id}-{digest(about)[:12]}"
 
-    def one(removed: frozenset[str], _run: int) -> Measured:
+    def one(removed: frozenset[str], run: int) -> Measured:
         start = time.monotonic()
         changed = _without(job, removed)
         try:
             with serving.start_server(changed, host, log, image=image) as server:
-                canary = measure(
-                    reference, serving.endpoint_of(changed, server), job.engine.capabilities, policy, _silent
-                )
+                shown = ask(changed, server, folder / "answers" / f"{digest(sorted(removed))[:12]}-{run}")
                 files = {path: server.read(path) for path in operators.PATHS}
         except PortError:
             raise
-        except ServerError as error:
+        except (ServerError, NoAnswerError) as error:
             return Measured(statistic=None, seconds=time.monotonic() - start, error=error.message)
         if changed.cell.cell.stack is Stack.FLAGOS:
             _require_told({path: content for path, content in files.items() if content}, removed, names, log)
-        return Measured(statistic=exceedance(canary), seconds=time.monotonic() - start, canary=canary)
+        return shown.model_copy(update={"seconds": time.monotonic() - start})
 
     with Journal(folder / "journal.jsonl", about) as journal:
-        result = bisect(names, one, journal, log)
+        result = bisect(names, one, journal, log, judging=judging)
     subject = _subject(job, against, image)
     already = _lists(job).without_operators
     lines = deny_list(job.engine.name, already, result)
@@ -130,13 +108,51 @@ def bisect_job(
     if lines:
         written["deny-list.yaml"] = lines
     for culprit in result.culprits:
-        text = _text_for(culprit, result, journal, reference)
-        written[f"report-{culprit.operator}.md"] = upstream_report(
-            result, culprit, subject.model_copy(update={"text": text})
-        )
+        shown = _shown_for(culprit, result, journal, against.reference)
+        written[f"report-{culprit.operator}.md"] = upstream_report(result, culprit, subject.model_copy(update=shown))
     for name, content in written.items():
         (folder / name).write_text(content, encoding="utf-8")
     return Bisected(result, lines, [folder / name for name in [*written, "journal.jsonl"]])
+
+
+Ask = Callable[[Job, Server, Path], Measured]
+"""Ask a server of the job what it is judged by; answers so far are kept in the folder."""
+
+
+def _asker(job: Job, against: Against, host: Settings) -> tuple[Judging, Ask]:
+    """What judges servers, and what asks them for it."""
+    items, reference, policy = against.items, against.reference, job.cell.policy.canary
+    if items is not None:
+
+        def by_items(changed: Job, server: Server, answers: Path) -> Measured:
+            wrong = wrong_answers(changed, server, items, host, answers)
+            return Measured(statistic=sum(map(len, wrong.values())) / items.allowed, seconds=0, wrong=wrong)
+
+        return items.judging, by_items
+    if policy is None or reference is None:
+        raise BisectError(
+            f"the policy of {job.cell.id} has no canary, which is what servers are judged by",
+            remedy="give the policy one (docs/gate.md)",
+        )
+
+    def by_canary(changed: Job, server: Server, _answers: Path) -> Measured:
+        endpoint = serving.endpoint_of(changed, server)
+        canary = measure(reference, endpoint, job.engine.capabilities, policy, _silent)
+        return Measured(statistic=exceedance(canary), seconds=0, canary=canary)
+
+    return CANARY, by_canary
+
+
+def _asked(job: Job, against: Against) -> dict[str, Any]:
+    """What decides, beside how it is served, what a server shows."""
+    if against.items is not None:
+        asked = [benchmark for benchmark in job.benchmarks if benchmark.key in against.items.items]
+        return {"items": against.items.items, "benchmarks": [fingerprint(benchmark) for benchmark in asked]}
+    reference, policy = against.reference, job.cell.policy.canary
+    return {
+        "reference": digest(reference.model_dump(mode="json")) if reference else None,
+        "policy": policy.model_dump(mode="json", exclude={"reason"}) if policy else None,
+    }
 
 
 def _lists(job: Job) -> OperatorLists:
@@ -162,11 +178,6 @@ def _require_lists(job: Job) -> None:
             f"{job.cell.id} is served without the plugin, and nothing else reads which operators to leave out",
             remedy=f"serve it with `plugin: true` under engines.{job.engine.name} in matrix.yaml",
         )
-    if not possible(job.engine.capabilities):
-        raise BisectError(
-            f"{job.engine.display} gives no log-probabilities, by which servers are judged",
-            remedy="bisect a release through another engine",
-        )
 
 
 def _that_ran(store: Store, view: ReleaseView) -> list[str]:
@@ -185,8 +196,8 @@ def _that_ran(store: Store, view: ReleaseView) -> list[str]:
 
 def _warn_of_changes(view: ReleaseView, job: Job, log: Log) -> None:
     """Say where the cell is served otherwise now than the release was."""
-    keys = {stage.stage: stage.key for stage in view.stages}
-    if keys.get(Stage.CANARY) not in (None, make_plan(job).keys[Stage.CANARY]):
+    now = make_plan(job).keys
+    if any(stage.key != now[stage.stage] for stage in view.stages if stage.stage in (Stage.CANARY, Stage.EVALUATE)):
         log(f"bisect: {view.cell} has changed since release {view.id}: what is searched is the cell as it is now")
 
 
@@ -237,12 +248,20 @@ def _subject(job: Job, against: Against, image: CellImage | None) -> Subject:
     )
 
 
-def _text_for(culprit: Culprit, result: BisectResult, journal: Journal, reference: CanaryReference) -> list[int]:
-    """Beginning of the text on which the culprit, or it with its partners, differs most; empty where it crashed."""
-    removed = frozenset(result.operators) - {culprit.operator, *culprit.partners}
-    canary = journal.measured[removed, 0].canary
-    worst = [reference.prompts[number] for number in canary.worst[:1]] if canary else []
-    return [token for text in worst for token in [*text.prompt, *text.continuation]][:TEXT_SHOWN]
+def _shown_for(
+    culprit: Culprit, result: BisectResult, journal: Journal, reference: CanaryReference | None
+) -> dict[str, list[Any]]:
+    """What the culprit, or it with its partners, showed, as fields of a `Subject`; empty where it crashed.
+
+    The beginning of the text that differs most, or the questions that were answered wrongly and any text.
+    """
+    measured = journal.measured[frozenset(result.operators) - {culprit.operator, *culprit.partners}, 0]
+    texts = measured.canary.worst[:1] if measured.canary else [0] if measured.wrong else []
+    worst = [reference.prompts[number] for number in texts] if reference else []
+    return {
+        "text": [token for text in worst for token in [*text.prompt, *text.continuation]][:TEXT_SHOWN],
+        "wrong": [f"{name}: `{item}`" for name, items in (measured.wrong or {}).items() for item in items],
+    }
 
 
 def listed_in(path: Path) -> list[str]:

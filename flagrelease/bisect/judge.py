@@ -1,7 +1,8 @@
-"""When a server is bad: a statistic of the canary, and its threshold from A/A runs.
+"""When a server is bad: a statistic of the canary or of flipped items, and its threshold from A/A runs.
 
-The statistic (`exceedance`) says how many times the canary's allowance a server lies from the baseline, on the texts
-that the baseline wrote: the largest of three ratios, so that it is above 1 exactly where the gate's canary fails.
+The statistic of the canary (`exceedance`) says how many times the canary's allowance a server lies from the baseline,
+on the texts that the baseline wrote: the largest of three ratios, so that it is above 1 exactly where the gate's canary
+fails.
 
 The threshold is the one-sided upper prediction bound for one further run of the same stack, from m A/A runs with mean
 x̄ and standard deviation s (over m − 1):
@@ -12,6 +13,16 @@ x̄ and standard deviation s (over m − 1):
 1995, *Biometry*). One more run of the same stack lies above it with probability α′, whatever m ≥ 2, if runs vary
 normally; a statistic that is a mean over hundreds of tokens does, nearly. It is never below 1: operators that round
 differently are no fault, and how much of that is allowed the gate's canary says.
+
+The statistic of flipped items (those that the baseline answered rightly and the release wrongly) is how many of the n
+are still wrong, divided by how many may be (`allowed_wrong`). With W of them wrong in m A/A runs together, one more run
+of the same stack has k or more wrong with a probability of at most
+
+    P(X ≥ k),  X hypergeometric: n drawn from (m + 1) · n, of which W + k are wrong
+
+(Fisher's exact test, which is the conservative prediction bound for a binomial count: Thatcher 1964, *Journal of the
+Royal Statistical Society B* 26). The threshold is the largest k for which that is above α′. Items that are not equally
+likely to be wrong vary less than a binomial count does, so it holds for them as well.
 
 A bisect judges up to K servers, and one false alarm sends it astray. So α′ = α/K (Bonferroni), where K is the bound
 of server starts for one culprit; α = 5 % then holds for the whole bisect, not for one step. It says nothing of the
@@ -24,6 +35,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from flagrelease.bisect.records import JudgedBy, Judging
 from flagrelease.verdicts import CanaryResult
 
 ALPHA = 0.05
@@ -72,14 +84,51 @@ def step_alpha(count: int) -> float:
     return ALPHA / most_starts(count)
 
 
-def threshold(floors: Sequence[float], alpha: float) -> float:
-    """Largest statistic of a good server, from the statistics of at least two A/A runs, at `alpha` a server.
+def bound(judging: Judging, floors: Sequence[float], alpha: float) -> float:
+    """Largest statistic of a good server, from those of at least two A/A runs, at `alpha` a server.
 
-    ValueError for fewer: one run says nothing of how runs vary.
+    Never below 1: what the gate allows is no fault. ValueError for fewer runs: one says nothing of how runs vary.
     """
+    if judging.by is JudgedBy.CANARY:
+        return threshold(floors, alpha)
+    wrong = [round(floor * judging.allowed) for floor in floors]
+    return max(1.0, most_wrong(wrong, judging.asked, alpha) / judging.allowed)
+
+
+def _require_two(floors: Sequence[float]) -> None:
     if len(floors) < 2:  # noqa: PLR2004 - as the message says
         msg = f"a threshold needs two A/A runs, not {len(floors)}"
         raise ValueError(msg)
+
+
+def allowed_wrong(flipped: int, compared: int, margin_points: float) -> float:
+    """How many of a benchmark's flipped items may still be wrong.
+
+    As many lost items as the gate's margin accepts among those compared, and at most half: a server that has more of
+    them wrong is nearer to the release than to the baseline.
+    """
+    return min(compared * margin_points / 100, flipped / 2)
+
+
+def most_wrong(floors: Sequence[int], asked: int, alpha: float) -> int:
+    """Most wrong answers of a good server, out of `asked`, by those of A/A runs, at `alpha` a server."""
+    _require_two(floors)
+    import numpy as np
+    from scipy.stats import hypergeom
+
+    counts = np.arange(asked + 1)
+    found = hypergeom.sf(counts - 1, (len(floors) + 1) * asked, sum(floors) + counts, asked)
+    return int(counts[found > alpha].max())
+
+
+def can_tell(asked: int, operators: int) -> bool:
+    """Whether so many flipped items are enough to tell a server that has all wrong from A/A runs that have none."""
+    return most_wrong([0] * floor_starts(operators), asked, step_alpha(operators)) < asked
+
+
+def threshold(floors: Sequence[float], alpha: float) -> float:
+    """The bound for the canary; as `bound`."""
+    _require_two(floors)
     from scipy.special import stdtrit
 
     runs = len(floors)

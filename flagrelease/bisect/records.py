@@ -38,16 +38,37 @@ class Status(StrEnum):
     NOT_OPERATORS = "not the operators"
 
 
+class JudgedBy(StrEnum):
+    """What tells a good server from a bad one."""
+
+    CANARY = "canary"
+    ITEMS = "flipped items"
+
+
+class Judging(Record):
+    """What servers are judged by."""
+
+    by: JudgedBy = JudgedBy.CANARY
+    asked: int = Field(default=0, description="questions that the baseline answered rightly and the release wrongly")
+    allowed: float = Field(default=0, description="how many of them may be wrong; not a whole number")
+
+
 class Measured(Record):
     """What one server start gave."""
 
     # A model without finite log-probabilities is infinitely far away.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
-    statistic: float | None = Field(ge=0, description="`judge.exceedance` of its canary; none: it crashed")
+    statistic: float | None = Field(
+        ge=0,
+        description="`judge.exceedance` of its canary, or wrong answers by those that are allowed; none: it crashed",
+    )
     seconds: float = Field(ge=0, description="from the start of the server to its end")
     error: str | None = Field(default=None, description="of a server that did not start, or died")
     canary: CanaryResult | None = Field(default=None, description="what the statistic was made from")
+    wrong: dict[str, list[str]] | None = Field(
+        default=None, description="where items judge: those answered wrongly, by benchmark"
+    )
 
 
 class Step(Record):
@@ -82,6 +103,7 @@ class BisectResult(Record):
 
     status: Status
     reason: str
+    judging: Judging
     operators: list[str] = Field(description="those that were searched, in the order of the search")
     culprits: list[Culprit]
     steps: list[Step]

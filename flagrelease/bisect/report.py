@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import yaml
 from pydantic import Field
 
-from flagrelease.bisect.records import BisectResult, Culprit, Outcome, Step
+from flagrelease.bisect.records import BisectResult, Culprit, JudgedBy, Outcome, Step
 from flagrelease.records import Record
 
 FENCE = "```"
 NARROW = 160
 """Characters of an error that fit a table."""
+
+
+QUESTIONS = 10
+"""Questions that a report names, at most."""
 
 
 class Subject(Record):
@@ -25,6 +29,9 @@ class Subject(Record):
     versions: dict[str, str] = Field(description="of engine, FlagGems, torch, …, as far as they are known")
     already_removed: list[str] = Field(description="operators that the cell leaves out anyway")
     shapes: dict[str, list[str]] = Field(default_factory=dict, description="of an operator's arguments, where known")
+    wrong: list[str] = Field(
+        default_factory=list, description="questions that it answers wrongly: benchmark, and SHA-256 of the content"
+    )
     text: list[int] = Field(
         default_factory=list, description="token ids of the text that differs most; empty where it crashed"
     )
@@ -53,17 +60,23 @@ def upstream_report(result: BisectResult, culprit: Culprit, subject: Subject) ->
         "## Versions",
         _table(("what", "version"), [("chip", subject.chip), ("model", subject.model), *subject.versions.items()]),
         *(["## Error", _fenced("text", culprit.error)] if culprit.error else []),
+        *(["## Questions answered wrongly", _listed(subject.wrong)] if subject.wrong else []),
         *(["## Shapes", "\n".join(shapes)] if shapes else []),
         "## To see it",
         *_reproduction(enabled, subject),
         "## Evidence",
-        f"A server is bad above {result.threshold:.3g} times the allowed distance: the larger of 1 and the prediction "
+        f"A server is bad above {result.threshold:.3g} times what is allowed: the larger of 1 and the prediction "
         f"bound from {len(result.floors)} runs without any operator ({_numbers(result.floors)}), at "
         f"{result.alpha:.2g} a server.",
         steps_table(result),
         *([f"Contradictions: {'; '.join(result.contradictions)}."] if result.contradictions else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _listed(questions: Sequence[str]) -> str:
+    more = len(questions) - QUESTIONS
+    return "\n".join([*(f"- {one}" for one in questions[:QUESTIONS]), *([f"- and {more} more"] if more > 0 else [])])
 
 
 def _happens(result: BisectResult, culprit: Culprit, subject: Subject) -> str:
@@ -73,8 +86,7 @@ def _happens(result: BisectResult, culprit: Culprit, subject: Subject) -> str:
     )
     others = [name for name in result.remove if name != culprit.operator]
     lines = [
-        "The model reads texts that the reference wrote; the log-probabilities of their tokens are compared with the "
-        f"reference's (baseline `{subject.baseline_id}`). 1 is the largest distance that is allowed.",
+        _asked(result, subject),
         f"- all {len(result.operators)} operators of FlagGems that this model uses: {said(whole)}",
         f"- `{culprit.operator}` as the only one: {_outcome(culprit) if not culprit.partners else 'good'}",
     ]
@@ -86,15 +98,29 @@ def _happens(result: BisectResult, culprit: Culprit, subject: Subject) -> str:
     return "\n".join((lines[0], "", *lines[1:]))
 
 
+def _asked(result: BisectResult, subject: Subject) -> str:
+    judging = result.judging
+    if judging.by is JudgedBy.CANARY:
+        return (
+            "The model reads texts that the reference wrote; the log-probabilities of their tokens are compared with "
+            f"the reference's (baseline `{subject.baseline_id}`). 1 is the largest distance that is allowed."
+        )
+    return (
+        f"The model is asked {judging.asked} questions that the reference (baseline `{subject.baseline_id}`) answered "
+        "rightly, and the model with these operators wrongly. 1 is the number of wrong answers that is allowed, "
+        f"{judging.allowed:.3g}."
+    )
+
+
 def _outcome(culprit: Culprit) -> str:
-    return "the server crashes" if culprit.statistic is None else f"{culprit.statistic:.3g} times the allowed distance"
+    return "the server crashes" if culprit.statistic is None else f"{culprit.statistic:.3g} times what is allowed"
 
 
 def said(step: Step) -> str:
     """What a step showed, in words."""
     if step.statistic is None:
         return "the server crashes"
-    return f"{step.statistic:.3g} times the allowed distance, {step.outcome}"
+    return f"{step.statistic:.3g} times what is allowed, {step.outcome}"
 
 
 def _reproduction(enabled: Sequence[str], subject: Subject) -> list[str]:
@@ -143,7 +169,7 @@ def steps_table(result: BisectResult) -> str:
         )
         for step in result.steps
     ]
-    return _table(("start", "why", "removed", "distance", "allowed", "outcome", "seconds"), rows)
+    return _table(("start", "why", "removed", "found", "allowed", "outcome", "seconds"), rows)
 
 
 def _short_list(removed: Sequence[str], count: int) -> str:

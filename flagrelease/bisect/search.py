@@ -22,9 +22,19 @@ from collections.abc import Callable, Iterable, Sequence
 from flagrelease.bisect.groups import family, grouped, split
 from flagrelease.bisect.journal import Journal
 from flagrelease.bisect.judge import floor_starts, halvings
-from flagrelease.bisect.records import BisectResult, Culprit, Outcome, Purpose, Status, Step
+from flagrelease.bisect.records import BisectResult, Culprit, JudgedBy, Judging, Outcome, Purpose, Status, Step
 from flagrelease.bisect.trials import DIGITS, Log, Measure, Trials
 from flagrelease.errors import BisectError
+
+CANARY = Judging(by=JudgedBy.CANARY)
+_PASSES = {
+    JudgedBy.CANARY: "the canary passes",
+    JudgedBy.ITEMS: "no more of the flipped items are wrong than may be",
+}
+_FAILS = {
+    JudgedBy.CANARY: "the canary fails as well",
+    JudgedBy.ITEMS: "too many of the flipped items are wrong as well",
+}
 
 
 def bisect(
@@ -33,12 +43,14 @@ def bisect(
     journal: Journal,
     log: Log,
     group: Callable[[str], str] = family,
+    *,
+    judging: Judging = CANARY,
 ) -> BisectResult:
     """The smallest set found of `operators` whose removal makes the model good, with the evidence.
 
-    `operators` are those that ran; `group` names those that belong together. Whatever `measure` raises ends the search,
-    which goes on there when it is called again with the same journal. One culprit among n takes at most 2 · log2(n) + 4
-    server starts. Raises BisectError where there is no operator.
+    `operators` are those that ran; `group` names those that belong together; `judging` is what `measure` asks servers.
+    Whatever `measure` raises ends the search, which goes on there when it is called again with the same journal. One
+    culprit among n takes at most 2 · log2(n) + 4 server starts. Raises BisectError where there is no operator.
     """
     order, borders = grouped(operators, group)
     if not order:
@@ -46,12 +58,13 @@ def bisect(
             "there is no operator to search: the server listed none that ran",
             remedy="see whether the stack was used at all (docs/flagos.md); without operators nothing can be removed",
         )
-    trials = Trials(order, measure, journal, log)
+    trials = Trials(order, measure, journal, log, judging)
     status, reason = _worth_searching(trials)
     culprits = [] if status is not Status.CULPRITS else _explained(trials, _culprits(trials, borders))
     return BisectResult(
         status=status,
         reason=reason if status is not Status.CULPRITS else _said(trials, culprits),
+        judging=judging,
         operators=order,
         culprits=culprits,
         steps=trials.steps,
@@ -68,7 +81,7 @@ def _worth_searching(trials: Trials) -> tuple[Status, str]:
     runs = floor_starts(count)
     whole = trials.of([], Purpose.ALL, 1 + runs + halvings(count) + 2)
     if whole.outcome is Outcome.GOOD:
-        return Status.NO_CULPRIT, f"with every operator the canary passes ({_times(whole)})"
+        return Status.NO_CULPRIT, f"with every operator {_PASSES[trials.judging.by]} ({_times(whole)})"
     floor = trials.floor()
     if floor[-1].outcome is Outcome.CRASHED:
         return Status.NOT_OPERATORS, f"without any operator the server crashes too: {floor[-1].error}"
@@ -78,8 +91,8 @@ def _worth_searching(trials: Trials) -> tuple[Status, str]:
     without = statistics.fmean(trials.floors)
     if without > 1:
         return Status.NOT_OPERATORS, (
-            f"without any operator the canary fails as well ({without:.{DIGITS}g} times the allowance; with every one "
-            f"{_times(whole)}): look at the engine, its settings and the vendor's own kernels"
+            f"without any operator {_FAILS[trials.judging.by]} ({without:.{DIGITS}g} times the allowance; with every "
+            f"one {_times(whole)}): look at the engine, its settings and the vendor's own kernels"
         )
     return Status.NO_CULPRIT, (
         f"with every operator the model is no farther from the baseline ({_times(whole)}) than runs without any vary "

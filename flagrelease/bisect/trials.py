@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Callable, Collection, Sequence
 
 from flagrelease.bisect.journal import Journal, Trial
-from flagrelease.bisect.judge import floor_starts, halvings, step_alpha, threshold
-from flagrelease.bisect.records import Measured, Outcome, Purpose, Step
+from flagrelease.bisect.judge import bound, floor_starts, halvings, step_alpha
+from flagrelease.bisect.records import Judging, Measured, Outcome, Purpose, Step
 
 Measure = Callable[[frozenset[str], int], Measured]
-"""Start a server without these operators and read the canary.
+"""Start a server without these operators and ask what it is judged by.
 
 The number says which run without just them it is, from 0.
 
@@ -26,8 +26,11 @@ DIGITS = 3
 class Trials:
     """All that was measured of one list of operators; what is in the journal is not measured again."""
 
-    def __init__(self, operators: Sequence[str], measure: Measure, journal: Journal, log: Log) -> None:
+    def __init__(
+        self, operators: Sequence[str], measure: Measure, journal: Journal, log: Log, judging: Judging
+    ) -> None:
         self.operators = operators
+        self.judging = judging
         self.alpha = step_alpha(len(operators))
         self.floors: list[float] = []
         self.threshold = 1.0
@@ -53,7 +56,7 @@ class Trials:
             if measured.statistic is None:
                 return taken
             self.floors.append(measured.statistic)
-        self.threshold = threshold(self.floors, self.alpha)
+        self.threshold = bound(self.judging, self.floors, self.alpha)
         for number, step in enumerate(self.steps):
             if step in taken:
                 self.steps[number] = step.model_copy(update={"threshold": self.threshold})

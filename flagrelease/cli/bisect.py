@@ -20,8 +20,9 @@ def bisect(
 ) -> None:
     """Find the operators of FlagGems whose removal brings a release back to its baseline.
 
-    Starts the release's server again and again on this host, without some operators, and reads the canary each time.
-    What was measured is kept: the same command goes on where it was interrupted.
+    Starts the release's server again and again on this host, without some operators, and reads the canary each time, or
+    asks the items that the release lost although no canary failed. What was measured is kept: the same command
+    goes on where it was interrupted.
     """
     from flagrelease.settings import settings
     from flows.bisect import bisect_release, listed_in

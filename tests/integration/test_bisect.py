@@ -31,7 +31,8 @@ from flagrelease.policy import CanaryPolicy
 from flagrelease.records import CanaryReference
 from flagrelease.secrets import child_environment
 from flagrelease.settings import CHECKOUT, settings
-from flows.bisect import Against, bisect_job
+from flows.bisect import bisect_job
+from flows.bisect_items import Against
 from flows.job import make_job
 from runtime import operators, weights
 from runtime.launch.process import free_port

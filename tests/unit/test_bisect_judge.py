@@ -13,8 +13,8 @@ from scipy import stats
 from evaluation.canary import distances, judge, statistics
 from evaluation.canary_probes import Answer
 from flagrelease.bisect.journal import Journal
-from flagrelease.bisect.judge import exceedance, threshold
-from flagrelease.bisect.records import Measured, Status
+from flagrelease.bisect.judge import allowed_wrong, bound, can_tell, exceedance, most_wrong, threshold
+from flagrelease.bisect.records import JudgedBy, Judging, Measured, Status
 from flagrelease.bisect.search import bisect
 from flagrelease.policy import CanaryPolicy
 from flagrelease.records import CanaryPrompt, CanaryStatistics, TopToken
@@ -130,3 +130,80 @@ def test_a_fault_as_large_as_four_times_the_rounding_is_found_through_the_canary
 
         with Journal(tmp_path / f"{seed}.jsonl", {}) as journal:
             assert bisect(operators, measure, journal, lambda _said: None).remove == [culprit]
+
+
+@pytest.mark.parametrize(("floors", "asked"), [([0, 0], 30), ([3, 1, 2], 12), ([9, 12, 10, 11], 40), ([5, 5], 5)])
+def test_the_most_wrong_answers_are_where_fishers_exact_test_turns(floors: list[int], asked: int) -> None:
+    for alpha in (0.05, 0.05 / 17):
+        most = most_wrong(floors, asked, alpha)
+
+        def p_value(wrong: int) -> float:
+            rest = sum(floors)
+            table = [[wrong, asked - wrong], [rest, len(floors) * asked - rest]]
+            return float(stats.fisher_exact(table, alternative="greater").pvalue)
+
+        assert p_value(most) > alpha
+        assert most == asked or p_value(most + 1) <= alpha
+
+
+def test_what_the_gate_allows_is_no_fault_and_half_is_too_much() -> None:
+    assert allowed_wrong(60, 1000, 2) == 20
+    assert allowed_wrong(16, 1000, 2) == 8
+    judging = Judging(by=JudgedBy.ITEMS, asked=60, allowed=20)
+    assert bound(judging, [0, 0, 1 / 20], 0.003) == 1
+    assert bound(judging, [20 / 20, 22 / 20], 0.003) == most_wrong([20, 22], 60, 0.003) / 20 > 1.5
+    with pytest.raises(ValueError, match="two A/A runs"):
+        bound(judging, [0], 0.05)
+
+
+def test_a_handful_of_items_tells_nothing() -> None:
+    assert [can_tell(asked, 40) for asked in (1, 2, 3, 100)] == [False, False, True, True]
+
+
+class SimulatedItems:
+    """Flipped items of a model that answers each wrongly with a chance of its own, whatever operators run."""
+
+    def __init__(self, seed: int, asked: int, allowed: float, mean: float) -> None:
+        self.draw = np.random.default_rng(seed)
+        self.judging = Judging(by=JudgedBy.ITEMS, asked=asked, allowed=allowed)
+        # Some nearly never wrong, some nearly always.
+        self.chances = self.draw.beta(0.5 * mean, 0.5 * (1 - mean), asked)
+
+    def measure(self, culprit: bool = False) -> Measured:
+        wrong = np.ones(self.judging.asked) if culprit else self.draw.random(self.judging.asked) < self.chances
+        return Measured(statistic=float(wrong.sum()) / self.judging.allowed, seconds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alike", [False, True])
+def test_false_alarms_over_flipped_items_of_a_sound_model_are_rare(tmp_path: Path, alike: bool) -> None:
+    """As many are wrong as may be, on average, so that every second sound server lies beyond it."""
+    operators, alarms, beyond, bisects = [f"op{number}" for number in range(40)], 0, 0, 300
+    for seed in range(bisects):
+        served = SimulatedItems(seed, asked=60, allowed=20, mean=1 / 3)
+        if alike:
+            served.chances[:] = 1 / 3
+        with Journal(tmp_path / f"{seed}.jsonl", {}) as journal:
+
+            def measure(_removed: frozenset[str], _run: int, s: SimulatedItems = served) -> Measured:
+                return s.measure()
+
+            found = bisect(operators, measure, journal, lambda _said: None, judging=served.judging)
+        alarms += found.status is Status.CULPRITS
+        beyond += len(found.steps) > 1
+    assert beyond > bisects / 3
+    assert alarms / bisects <= 0.05
+
+
+def test_a_fault_is_found_through_flipped_items_some_of_which_come_and_go(tmp_path: Path) -> None:
+    operators = [f"op{number}" for number in range(40)]
+    for seed in range(20):
+        served, culprit = SimulatedItems(seed, asked=40, allowed=12, mean=0.2), random.Random(seed).choice(operators)
+
+        def measure(removed: frozenset[str], _run: int, s: SimulatedItems = served, c: str = culprit) -> Measured:
+            return s.measure(c not in removed)
+
+        with Journal(tmp_path / f"{seed}.jsonl", {}) as journal:
+            found = bisect(operators, measure, journal, lambda _said: None, judging=served.judging)
+            assert found.remove == [culprit]
+            assert found.judging == served.judging

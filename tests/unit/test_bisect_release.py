@@ -11,13 +11,21 @@ from typing import Any
 import pytest
 import yaml
 
+from evaluation.baseline import load
+from evaluation.catalogue import Prepared, load_benchmarks
+from evaluation.gate import decide
+from evaluation.harness.interface import Measured, Selection
+from evaluation.harness.lm_eval import LmEval
+from evaluation.run import aggregate
 from flagrelease.errors import PortError, ServerError
+from flagrelease.loading import load_chips, load_matrix, resolve
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import CanaryStatistics, Stack, Stage
+from flagrelease.records import CanaryStatistics, Item, Stack, Stage
 from flagrelease.settings import settings
 from flagrelease.verdicts import CanaryResult
 from flows import bisect as flow
-from flows import serving
+from flows import serving, stages
+from flows.bisect_items import flipped
 from flows.job import Job, make_job
 from flows.session import open_session
 from runtime.engines.flagos import OperatorLists
@@ -26,6 +34,7 @@ from runtime.engines.vllm import Vllm
 from runtime.operators import WRITTEN
 from tests.conftest import ROOT
 from tests.unit.command_line import Run
+from tests.unit.published_release import BASELINE, answers
 
 pytestmark = pytest.mark.needs("llama_cpp")
 OPERATORS = ["add", "mm", "mul", "rsqrt", "silu", "softmax", "sum"]
@@ -46,6 +55,9 @@ class StandInServers:
         self.running: set[str] = set()
         self.starts = 0
         self.port_taken = False
+        self.flipping: dict[str, set[str]] = {}
+        """Items that an operator makes it answer wrongly; the canary shows nothing of it."""
+        self.asked: list[int] = []
 
     @contextmanager
     def start(self, job: Job, *_: object, **__: object) -> Iterator[StandInServers]:
@@ -70,6 +82,22 @@ class StandInServers:
         bars = CanaryStatistics(positions=9, mean_abs_logprob=0.1, top1_agreement=0.9, kl=0.01)
         found = CanaryStatistics(positions=9, mean_abs_logprob=0.05 + faults, top1_agreement=1, kl=0.001)
         return CanaryResult(found=found, bars=bars, passed=not faults, reasons=[], worst=[3, 1])
+
+    def measure(self, _p: Prepared, _e: object, journal: Path, _s: object, selection: Selection) -> Measured:
+        """In place of a harness."""
+        assert selection.items is not None
+        assert list(selection.repeats) == [0]
+        # What another server answered is not taken for this one's.
+        assert not journal.exists()
+        journal.parent.mkdir(parents=True)
+        journal.touch()
+        self.asked.append(len(selection.items))
+        wrong = {item for operator in self.running for item in self.flipping.get(operator, ())}
+        found = [
+            Item(benchmark="last_word", item=item, score=float(item not in wrong), prompt="", answer="", extracted="")
+            for item in selection.items
+        ]
+        return Measured(load(BASELINE).benchmarks[0], found)
 
 
 @pytest.fixture
@@ -228,3 +256,123 @@ def test_a_cell_that_changed_since_is_said(servers: StandInServers, release: Rel
     assert run("bisect", "1") == 0
     assert "has changed since release 1" in run.out
     assert servers.starts == 1
+
+
+def lost_items(lost: int) -> set[str]:
+    """Items that `answers(lost)` answers wrongly and the baseline rightly."""
+    right = {item.item for item in load(BASELINE).items if item.benchmark == "last_word" and item.score}
+    return {item.item for item in answers(lost).items if item.item in right and not item.score}
+
+
+Judged = Callable[..., set[str]]
+
+
+@pytest.fixture
+def judged(release: Release, servers: StandInServers, monkeypatch: pytest.MonkeyPatch) -> Judged:
+    """Judges a release of the small cell that lost so many items of one benchmark; the items."""
+
+    def make(lost: int, canary: bool | None = True) -> set[str]:
+        job = release()
+        monkeypatch.setattr(LmEval, "measure", lambda _, *asked: servers.measure(*asked))
+        found = CanaryStatistics(positions=9, mean_abs_logprob=0.01, top1_agreement=1, kl=0.001)
+        shown = CanaryResult(found=found, bars=found, passed=bool(canary), reasons=[], worst=[])
+        candidate = answers(lost)
+        gate = decide(
+            candidate,
+            load(BASELINE),
+            baseline_id=BASELINE,
+            policy=job.cell.policy,
+            benchmarks=load_benchmarks(),
+            canary=None if canary is None else shown,
+        )
+        with open_session(job, lambda _: None) as session:
+            number = session.store.add_evaluation(candidate, aggregate(candidate), key="c", role="candidate")
+            stages.stored_baseline(session.store, BASELINE)
+            session.store.record_verdict(session.release, gate, number)
+        return lost_items(lost)
+
+    return make
+
+
+@pytest.mark.parametrize("canary", [True, None])
+def test_flipped_items_lead_to_the_culprit_where_the_canary_is_sound(
+    servers: StandInServers, judged: Judged, run: Run, canary: bool | None
+) -> None:
+    items = judged(40, canary)
+    assert len(items) == 40
+    # A few come from how another operator rounds, which the gate's margin allows for.
+    servers.flipping = {"mm": items, "softmax": set(sorted(items)[:3])}
+    assert run("bisect", "smollm2-cpu") == 0
+    reason = "its canary passed" if canary else "it has no canary"
+    assert f"servers are judged by 40 items that release 1 lost, as {reason}: a server may have 7.5 of them" in run.out
+    assert "CULPRITS: the model is good without mm, and not with it" in run.out
+    assert servers.asked == [40] * servers.starts
+    report = next(path for path in settings().work_path.rglob("report-mm.md")).read_text()
+    assert "asked 40 questions that the reference" in report
+    assert f"- last_word: `{min(items)}`" in report
+    assert "- and 30 more" in report
+    begun = servers.starts
+    assert run("bisect", "smollm2-cpu", "--json") == 0
+    found = json.loads(run.out)
+    assert found["judging"] == {"by": "flipped items", "asked": 40, "allowed": 7.5}
+    assert found["steps"][0]["statistic"] == pytest.approx(40 / 7.5)
+    assert servers.starts == begun
+
+
+def test_the_canary_judges_where_it_failed_or_nothing_was_lost(
+    servers: StandInServers, judged: Judged, run: Run
+) -> None:
+    servers.bad = {"rsqrt"}
+    judged(40, canary=False)
+    assert run("bisect", "smollm2-cpu") == 0
+    assert "judged by the canary: it failed in release 1" in run.out
+    assert "without rsqrt, and not with it" in run.out
+    assert servers.asked == []
+
+
+def test_a_few_lost_items_are_no_loss_to_judge_by(servers: StandInServers, judged: Judged, run: Run) -> None:
+    judged(2)
+    assert run("bisect", "smollm2-cpu") == 0
+    assert "judged by the canary: release 1 has no REGRESSED benchmark" in run.out
+    assert servers.asked == []
+
+
+def test_flipped_items_are_enough_where_the_engine_gives_no_log_probabilities(
+    servers: StandInServers, judged: Judged, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchReference, "capabilities", frozenset({"generate"}))
+    servers.flipping = {"add": judged(40, None)}
+    assert run("bisect", "smollm2-cpu") == 0
+    assert "without add, and not with it" in run.out
+
+
+def test_without_a_canary_and_without_flipped_items_nothing_can_be_told(
+    servers: StandInServers, judged: Judged, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchReference, "capabilities", frozenset({"generate"}))
+    judged(0, None)
+    assert run("bisect", "smollm2-cpu") == ERROR
+    assert "gives no log-probabilities" in run.err
+    assert servers.starts == 0
+
+
+def test_an_answer_that_comes_and_goes_is_no_flipped_item() -> None:
+    baseline, candidate = load(BASELINE), answers(40)
+    gate = decide(
+        candidate,
+        baseline,
+        baseline_id=BASELINE,
+        policy=resolve(load_matrix(ROOT / "matrix.yaml"), load_chips(), "smollm2-cpu").policy,
+        benchmarks=load_benchmarks(),
+    )
+    found = flipped(gate, candidate, baseline, ["last_word"])
+    assert found is not None
+    assert set(found.items["last_word"]) == lost_items(40)
+    assert flipped(gate, candidate, baseline, ["addition"]) is None
+    (first, *_) = (item for item in candidate.items if item.item == found.items["last_word"][0])
+    again = candidate.model_copy(
+        update={"items": [*candidate.items, first.model_copy(update={"repeat": 1, "score": 1})]}
+    )
+    rest = flipped(gate, again, baseline, ["last_word"])
+    assert rest is not None
+    assert rest.items["last_word"] == found.items["last_word"][1:]

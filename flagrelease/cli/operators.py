@@ -131,9 +131,10 @@ def _overrides(each: Operator, vendor: str | None) -> str:
 def _table(results: list[OperatorResult]) -> Table:
     from rich.table import Table
 
-    table = Table("Operator", "Cases", "Worst error", "Tolerance", "Error/tolerance", "Verdict", "Why", box=None)
+    numbered = ("Worst error", "Tolerance", "Error/tolerance", "Speed (native/FlagGems)")
+    table = Table("Operator", "Cases", *numbered, "Verdict", "Why", box=None)
     for each in results:
-        numbers = (each.worst_error, each.worst_tolerance, each.worst)
+        numbers = (each.worst_error, each.worst_tolerance, each.worst, each.speed_ratio)
         shown = ["" if number is None else f"{number:.2g}" for number in numbers]
         table.add_row(each.operator, f"{each.matching}/{each.cases}", *shown, each.verdict, each.reason)
     return table

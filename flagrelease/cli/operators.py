@@ -153,19 +153,23 @@ def _overrides(each: Operator, vendor: str | None) -> str:
     return own + (f" (not used by {', '.join(each.unused_by)})" if each.unused_by else "")
 
 
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.2g}"
+
+
 def _table(results: list[OperatorResult], loaded: Loaded | None) -> Table:
     """The results; on a device also which operators are not FlagGems' plain ones."""
     from rich.table import Table
 
     table = Table("Operator", "Cases", "Worst error", "Tolerance", "Error/tolerance", "Verdict", box=None)
     if loaded:
+        table.add_column("Speed (native/FlagGems)")
         table.add_column(f"Own one of {loaded.vendor}")
     table.add_column("Why")
     for each in results:
-        numbers = (each.worst_error, each.worst_tolerance, each.worst)
-        shown = ["" if number is None else f"{number:.2g}" for number in numbers]
-        own = [loaded.own(each.operator) or ""] if loaded else []
-        table.add_row(each.operator, f"{each.matching}/{each.cases}", *shown, each.verdict, *own, each.reason)
+        shown = [_short(number) for number in (each.worst_error, each.worst_tolerance, each.worst)]
+        on_device = [_short(each.speed_ratio), loaded.own(each.operator) or ""] if loaded else []
+        table.add_row(each.operator, f"{each.matching}/{each.cases}", *shown, each.verdict, *on_device, each.reason)
     return table
 
 

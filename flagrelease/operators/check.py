@@ -24,8 +24,8 @@ from flagrelease.secrets import child_environment
 WORKER = "flagrelease.operators.worker"
 TIMEOUT = 600.0
 """Seconds that one operator may take; on a device most of it is compiling."""
-_METHOD = 1
-"""Raise where a change of cases, references or judge makes stored results others."""
+_METHOD = 2
+"""Raise where a change of cases, references, judge or timing makes stored results others."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How each operator is called, and what it should answer: torch's operator in float64, on the CPU.
 
-The inputs of the reference are the operator's own, widened, so that only what the operator does is judged.
+The inputs of the reference are the operator's own, widened, so that only what the operator does is judged. With those
+that are not widened, and on a device, torch's operator is the native kernel that FlagGems' stands in for.
 """
 
 from __future__ import annotations
@@ -21,18 +22,27 @@ Pairs = list[tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Question:
-    """One operator: its inputs, how FlagGems' function is called with them, and what is compared."""
+    """One operator: its inputs, how FlagGems' function and torch's are called with them, and what is compared."""
 
     inputs: Callable[[Maker], Inputs]
     call: Callable[..., Any]
     """Called with the function and the inputs; inputs may be changed in place."""
     pairs: Callable[[Any, Inputs, Maker], Pairs]
     """From the answer, the widened inputs and the case."""
+    native: Callable[..., Any]
+    """Called with the inputs: torch's operator, or those that it takes where torch has no single one; changes none."""
+    changed: tuple[int, ...] = ()
+    """Which inputs `call` writes over, so that asked again it would be asked something else."""
 
 
-def _one(call: Callable[..., Any], reference: Callable[..., Any], inputs: Callable[[Maker], Inputs]) -> Question:
-    """An operator with one result."""
-    return Question(inputs, call, lambda answer, wide, _: [(answer, reference(*wide))])
+def _one(
+    call: Callable[..., Any],
+    reference: Callable[..., Any],
+    inputs: Callable[[Maker], Inputs],
+    native: Callable[..., Any] | None = None,
+) -> Question:
+    """An operator with one result; `native`: where the reference is not the operator that a model would call."""
+    return Question(inputs, call, lambda answer, wide, _: [(answer, reference(*wide))], native or reference)
 
 
 def _matrix(made: Maker) -> Inputs:
@@ -79,7 +89,9 @@ def _with_epsilon(make: Callable[[Maker], Inputs]) -> Callable[[Maker], Inputs]:
     return lambda made: [*make(made), made.case.epsilon]
 
 
-def _selected(call: Callable[..., Any], expected: Callable[[Any], Any], *, values: bool) -> Question:
+def _selected(
+    call: Callable[..., Any], expected: Callable[[Any], Any], native: Callable[[Any], Any], *, values: bool
+) -> Question:
     """An operator that says where: at equal values any place will do, so what stands there is compared."""
 
     def pairs(answer: Any, wide: Inputs, _: Maker) -> Pairs:
@@ -90,7 +102,7 @@ def _selected(call: Callable[..., Any], expected: Callable[[Any], Any], *, value
         there = torch.full_like(wanted, float("nan")) if outside else wide[0].gather(-1, places.view(wanted.shape))
         return [(answer[0].view(wanted.shape), wanted), (there, wanted)] if values else [(there, wanted)]
 
-    return Question(_matrix, call, pairs)
+    return Question(_matrix, call, pairs, native)
 
 
 def _products(made: Maker) -> Inputs:
@@ -115,8 +127,7 @@ def _rotary_inputs(made: Maker) -> Inputs:
     return [q, k, angle.cos().to(q), angle.sin().to(q), where]
 
 
-def _rotary_pairs(answer: Any, wide: Inputs, _: Maker) -> Pairs:
-    q, k, cos, sin, where = wide
+def _rotated(q: Any, k: Any, cos: Any, sin: Any, where: Any) -> tuple[Any, Any]:
     cos, sin = cos[where][:, None, :], sin[where][:, None, :]
 
     def rotate(x: Any) -> Any:
@@ -124,7 +135,11 @@ def _rotary_pairs(answer: Any, wide: Inputs, _: Maker) -> Pairs:
         first, second = x.chunk(2, -1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
-    return [(answer[0], rotate(q)), (answer[1], rotate(k))]
+    return rotate(q), rotate(k)
+
+
+def _rotary_pairs(answer: Any, wide: Inputs, _: Maker) -> Pairs:
+    return list(zip(answer, _rotated(*wide), strict=True))
 
 
 def _attention_inputs(made: Maker) -> Inputs:
@@ -181,7 +196,18 @@ def _fused_norm_pairs(answer: Any, wide: Inputs, made: Maker) -> Pairs:
     return [(answer[0], _rms(x + residual, weight, made)), (answer[1], x + residual)]
 
 
+def _added_and_normalised(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[Any, Any]:
+    total = x + residual
+    return functional.rms_norm(total, [x.shape[-1]], weight, epsilon), total
+
+
 _MOST = 8
+
+
+def _largest(x: Any) -> Any:
+    return x.topk(min(_MOST, x.shape[-1]))
+
+
 QUESTIONS: dict[str, Question] = {
     "abs": _unary(torch.abs),
     "cos": _unary(torch.cos),
@@ -219,21 +245,26 @@ QUESTIONS: dict[str, Question] = {
     "softmax": _along_rows(lambda x: x.softmax(-1), -1),
     "log_softmax": _along_rows(lambda x: x.log_softmax(-1), -1),
     "cumsum": _along_rows(lambda x: x.cumsum(-1), -1),
-    "argmax": _selected(lambda f, x: f(x, -1, True), lambda x: x.amax(-1, True), values=False),
-    "max_dim": _selected(lambda f, x: f(x, -1, True), lambda x: x.amax(-1, True), values=True),
-    "topk": _selected(
-        lambda f, x: f(x, min(_MOST, x.shape[-1])), lambda x: x.topk(min(_MOST, x.shape[-1])).values, values=True
+    "argmax": _selected(
+        lambda f, x: f(x, -1, True), lambda x: x.amax(-1, True), lambda x: x.argmax(-1, True), values=False
     ),
-    "sort": _selected(lambda f, x: f(x, -1), lambda x: x.sort(-1).values, values=True),
+    "max_dim": _selected(
+        lambda f, x: f(x, -1, True), lambda x: x.amax(-1, True), lambda x: x.max(-1, True), values=True
+    ),
+    "topk": _selected(lambda f, x: f(x, min(_MOST, x.shape[-1])), lambda x: _largest(x).values, _largest, values=True),
+    "sort": _selected(lambda f, x: f(x, -1), lambda x: x.sort(-1).values, lambda x: x.sort(-1), values=True),
     "rms_norm": Question(
         _with_epsilon(_norm_inputs(1, 1)),
         lambda f, x, weight, epsilon: f(x, [x.shape[-1]], weight, epsilon),
         lambda answer, wide, made: [(answer, _rms(wide[0], wide[1], made))],
+        lambda x, weight, epsilon: functional.rms_norm(x, [x.shape[-1]], weight, epsilon),
     ),
     "fused_add_rms_norm": Question(
         _with_epsilon(_norm_inputs(2, 1)),
         lambda f, x, residual, weight, epsilon: f(x, residual, [x.shape[-1]], weight, epsilon),
         _fused_norm_pairs,
+        _added_and_normalised,
+        changed=(0, 1),
     ),
     "layer_norm": _one(
         lambda f, x, weight, bias: f(x, [x.shape[-1]], weight, bias, 1e-5)[0],
@@ -247,16 +278,26 @@ QUESTIONS: dict[str, Question] = {
     ),
     "mm": _one(lambda f, a, b: f(a, b), lambda a, b: a @ b, _products),
     "bmm": _one(lambda f, a, b: f(a, b), lambda a, b: a @ b, _batched_products),
-    "addmm": _one(lambda f, c, a, b: f(c, a, b), lambda c, a, b: c + a @ b, _biased_products),
-    "apply_rotary_pos_emb": Question(_rotary_inputs, lambda f, *inputs: f(*inputs), _rotary_pairs),
+    "addmm": _one(lambda f, c, a, b: f(c, a, b), lambda c, a, b: c + a @ b, _biased_products, torch.addmm),
+    "apply_rotary_pos_emb": Question(_rotary_inputs, lambda f, *inputs: f(*inputs), _rotary_pairs, _rotated),
     "scaled_dot_product_attention": _one(
         lambda f, q, k, v: f(q, k, v),
         functional.scaled_dot_product_attention,
         _attention_inputs,
     ),
-    "topk_softmax": Question(_routing_inputs, _routed, _routing_pairs),
+    "topk_softmax": Question(
+        _routing_inputs,
+        _routed,
+        _routing_pairs,
+        lambda gates, weights, *_: gates.softmax(-1).topk(weights.shape[-1], -1),
+    ),
     "moe_sum": _one(_summed, lambda parts, _: parts.sum(1), _experts_inputs),
-    "embedding": _one(lambda f, table, where: f(table, where), lambda table, where: table[where], _looked_up),
+    "embedding": _one(
+        lambda f, table, where: f(table, where),
+        lambda table, where: table[where],
+        _looked_up,
+        lambda table, where: functional.embedding(where, table),
+    ),
     "index_select": _one(lambda f, x, i: f(x, 0, i), lambda x, i: x.index_select(0, i), _looked_up),
     "gather": _one(lambda f, x, i: f(x, 1, i), lambda x, i: x.gather(1, i), _gathered),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flagrelease.operators.cases import Case
+from flagrelease.operators.speed import ratio
 
 Verdict = Literal["matches", "differs", "crashed", "not runnable here"]
 
@@ -30,6 +31,9 @@ class OperatorResult:
     """Which cases did not match, and what of the first; empty where all did."""
     missing: tuple[str, ...]
     """Cases that have not been asked."""
+    speed_ratio: float | None = None
+    """The native kernel's time over FlagGems', above 1 where FlagGems is faster: the geometric mean over the cases of
+    the model's sizes that were timed. None on a CPU."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -86,6 +90,7 @@ def judge_operator(
         seconds=round(sum(line.get("seconds", 0.0) for line in answers), 1),
         reason=reason,
         missing=missing,
+        speed_ratio=ratio(answers),
     )
 
 

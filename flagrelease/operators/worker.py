@@ -3,6 +3,8 @@
 Read from standard input, as JSON: operator, module (where the function is, `flag_gems` or one that stands in for it),
 device, cases, results (the file to append to). A case's line is written before the next case begins, so that what ran
 before a crash is kept, and the first case without a line is the one that crashed.
+
+On a device the cases of the model's sizes that match are timed too (`speed`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from flagrelease.operators.speed import timed
 
 FLAG_GEMS = "flag_gems"
 _LONGEST = 300
@@ -67,11 +71,17 @@ def _answer(module: Any, operator: str, case: dict[str, Any], device: str) -> di
     worst = max(distances, key=lambda each: each.ratio)
     outcome = "matches" if worst.ratio <= 1 else "differs"
     numbers = {"ratio": worst.ratio, "error": worst.error, "tolerance": worst.tolerance}
-    return {
+    line = {
         "outcome": outcome,
         "reason": worst.reason,
         **{k: v if v < float("inf") else None for k, v in numbers.items()},
     }
+    if outcome == "matches" and made.case.group == "model" and device != "cpu":
+        from triton.testing import do_bench
+
+        # Made anew: what is written over in place is no longer the case's.
+        line |= timed(question, function, question.inputs(Maker(operator, made.case, device)), do_bench)
+    return line
 
 
 def _widened(value: Any) -> Any:

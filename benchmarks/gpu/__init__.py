@@ -1,0 +1,1 @@
+"""Measurements on a host with a GPU."""

@@ -28,6 +28,7 @@ from flagrelease.policy import CanaryPolicy
 from flagrelease.records import CanaryPrompt, CanaryReference, Evaluation, Stack
 from flagrelease.settings import settings
 from flagrelease.verdicts import CanaryResult
+from runtime.operators import compare
 
 STAND_IN = "a stand-in for FlagGems: torch's own operators, hooked and listed"
 # Most of the whole time that a part may take. What it leaves is the later ones'; operators get the rest.
@@ -152,7 +153,7 @@ class _Whole:
             policy=self._small().policy,
             benchmarks=load_benchmarks(),
             canary=self.canary,
-            operators=self.listed,
+            operators=compare(self.listed, only=(), without=(), known=None),
         )
         part.found["of"] = self.about["flagos"]
         part.found["verdict"] = found.model_dump(mode="json")

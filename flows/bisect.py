@@ -11,28 +11,25 @@ from typing import Any, NamedTuple
 
 from evaluation.canary import measure
 from evaluation.catalogue import fingerprint
-from flagrelease import __version__
 from flagrelease.bisect.journal import Journal
 from flagrelease.bisect.judge import exceedance
-from flagrelease.bisect.records import BisectResult, Culprit, Judging, Measured
-from flagrelease.bisect.report import Subject, deny_list, upstream_report
+from flagrelease.bisect.records import BisectResult, Judging, Measured
+from flagrelease.bisect.report import deny_list, upstream_report
 from flagrelease.bisect.search import CANARY, bisect
 from flagrelease.errors import BisectError, NoAnswerError, PortError, ServerError
-from flagrelease.records import CanaryReference, CellImage, Stack, Stage, digest
+from flagrelease.records import CellImage, Stack, Stage, digest
 from flagrelease.settings import Settings
 from flagrelease.store.queries import ReleaseView, find_release, release_view
 from flagrelease.store.store import Store
 from flows import serving
 from flows.bisect_items import Against, choose, wrong_answers
+from flows.bisect_subject import about_it, shown_by
 from flows.job import Job, make_job, make_plan, preflight, served_inputs
 from flows.locks import alone
 from flows.session import open_store
 from runtime import operators
 from runtime.engines.flagos import FlagosSettings, OperatorLists
 from runtime.launch.interface import Log, Server
-
-TEXT_SHOWN = 256
-"""Tokens of the text that a report carries, at most."""
 
 
 class Bisected(NamedTuple):
@@ -101,14 +98,13 @@ def bisect_job(
 
     with Journal(folder / "journal.jsonl", about) as journal:
         result = bisect(names, one, journal, log, judging=judging)
-    subject = _subject(job, against, image)
-    already = _lists(job).without_operators
-    lines = deny_list(job.engine.name, already, result)
+    subject = about_it(job, against.baseline_id, image, host, result)
+    lines = deny_list(job.engine.name, subject.already_removed, result)
     written = {"result.json": result.model_dump_json(indent=1)}
     if lines:
         written["deny-list.yaml"] = lines
     for culprit in result.culprits:
-        shown = _shown_for(culprit, result, journal, against.reference)
+        shown = shown_by(culprit, result, journal, against.reference)
         written[f"report-{culprit.operator}.md"] = upstream_report(result, culprit, subject.model_copy(update=shown))
     for name, content in written.items():
         (folder / name).write_text(content, encoding="utf-8")
@@ -231,37 +227,6 @@ def _require_told(files: Mapping[str, bytes], removed: frozenset[str], names: Se
             "the server listed no operator, although not all were left out: nothing shows what ran",
             remedy="see in its log why FlagGems was not loaded; or name only operators that the model uses",
         )
-
-
-def _subject(job: Job, against: Against, image: CellImage | None) -> Subject:
-    return Subject(
-        model=job.cell.model.source.repository,
-        chip=job.cell.chip.display,
-        engine=job.engine.name,
-        baseline_id=against.baseline_id,
-        versions={
-            job.engine.display: job.engine_version if image is None else image.versions[job.engine.package],
-            **(image.versions if image else {}),
-            "FlagRelease": __version__,
-        },
-        already_removed=_lists(job).without_operators,
-    )
-
-
-def _shown_for(
-    culprit: Culprit, result: BisectResult, journal: Journal, reference: CanaryReference | None
-) -> dict[str, list[Any]]:
-    """What the culprit, or it with its partners, showed, as fields of a `Subject`; empty where it crashed.
-
-    The beginning of the text that differs most, or the questions that were answered wrongly and any text.
-    """
-    measured = journal.measured[frozenset(result.operators) - {culprit.operator, *culprit.partners}, 0]
-    texts = measured.canary.worst[:1] if measured.canary else [0] if measured.wrong else []
-    worst = [reference.prompts[number] for number in texts] if reference else []
-    return {
-        "text": [token for text in worst for token in [*text.prompt, *text.continuation]][:TEXT_SHOWN],
-        "wrong": [f"{name}: `{item}`" for name, items in (measured.wrong or {}).items() for item in items],
-    }
 
 
 def listed_in(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import yaml
 from pydantic import Field
 
+from flagrelease.bisect.checked import CheckedOperator
 from flagrelease.bisect.records import BisectResult, Culprit, JudgedBy, Outcome, Step
 from flagrelease.records import Record
 
@@ -29,6 +30,12 @@ class Subject(Record):
     versions: dict[str, str] = Field(description="of engine, FlagGems, torch, …, as far as they are known")
     already_removed: list[str] = Field(description="operators that the cell leaves out anyway")
     shapes: dict[str, list[str]] = Field(default_factory=dict, description="of an operator's arguments, where known")
+    checked: dict[str, CheckedOperator] = Field(
+        default_factory=dict, description="what a check on this host found of an operator, where there was one"
+    )
+    check: dict[str, str] = Field(
+        default_factory=dict, description="command that checks an operator; none: it has no reference to compare with"
+    )
     wrong: list[str] = Field(
         default_factory=list, description="questions that it answers wrongly: benchmark, and SHA-256 of the content"
     )
@@ -52,7 +59,7 @@ def upstream_report(result: BisectResult, culprit: Culprit, subject: Subject) ->
     names = ", ".join(f"`{name}`" for name in enabled)
     crashed = culprit.statistic is None
     title = f"{names} {'crashes the server' if crashed else 'changes what the model says'} on {subject.chip}"
-    shapes = [f"- `{name}`: {', '.join(subject.shapes[name])}" for name in enabled if name in subject.shapes]
+    shapes = [f"- `{name}`: {'; '.join(subject.shapes[name])}" for name in enabled if name in subject.shapes]
     parts = [
         f"# {title}",
         "*A draft: read it before you send it.*",
@@ -61,6 +68,8 @@ def upstream_report(result: BisectResult, culprit: Culprit, subject: Subject) ->
         _table(("what", "version"), [("chip", subject.chip), ("model", subject.model), *subject.versions.items()]),
         *(["## Error", _fenced("text", culprit.error)] if culprit.error else []),
         *(["## Questions answered wrongly", _listed(subject.wrong)] if subject.wrong else []),
+        "## Error against float64",
+        *(_error(name, subject) for name in enabled),
         *(["## Shapes", "\n".join(shapes)] if shapes else []),
         "## To see it",
         *_reproduction(enabled, subject),
@@ -72,6 +81,30 @@ def upstream_report(result: BisectResult, culprit: Culprit, subject: Subject) ->
         *([f"Contradictions: {'; '.join(result.contradictions)}."] if result.contradictions else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _error(name: str, subject: Subject) -> str:
+    found = subject.checked.get(name)
+    if found is None:
+        command = subject.check.get(name)
+        if command is None:
+            return f"`{name}` is none of the operators that FlagRelease has a reference for."
+        return f"`{name}` was not checked with these versions and sizes. This does:\n\n{_fenced('shell', command)}"
+    where = f"on {found.device}"
+    if found.device == "cpu":
+        where = "in Triton's interpreter, which shows its arithmetic and nothing of a compiler or device"
+    versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
+    row = (found.case, _number(found.error), _number(found.tolerance), found.device, found.outcome)
+    table = _table(("worst case", "error", "tolerance", "device", "outcome"), [row])
+    reason = f"\n\n{_fenced('text', found.reason)}" if found.reason else ""
+    return (
+        f"`{name}` with the model's sizes and edge cases, {where} ({versions}), against torch's operator in float64: "
+        f"{found.faults} of {found.cases} cases differ, raise or crash.\n\n{table}{reason}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _listed(questions: Sequence[str]) -> str:

@@ -153,10 +153,27 @@ def test_the_culprit_of_a_release_is_told_with_its_deny_list_and_a_report(
     assert list(files) == ["result.json", "deny-list.yaml", "report-rsqrt.md", "journal.jsonl"]
     assert "FlagGems 5.0.2" in files["report-rsqrt.md"].read_text()
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in files["report-rsqrt.md"].read_text()
+    assert (
+        "flagrelease operators check --operator rsqrt --model FOLDER/SmolLM2-135M-Instruct/config.json"
+        in files["report-rsqrt.md"].read_text()
+    )
     begun = servers.starts
 
+    kept = settings().work_path / "operators" / "key"
+    kept.mkdir(parents=True)
+    about = {
+        "device": "cpu",
+        "model": "/m/SmolLM2-135M-Instruct/config.json",
+        "flag_gems": "5.0.2",
+        "torch": "2.13.0",
+        "triton": "3.5.0",
+    }
+    (kept / "about.json").write_text(json.dumps(about))
+    case = {"case": "5 x 576, bfloat16", "group": "model", "outcome": "differs", "error": 0.25, "tolerance": 0.016}
+    (kept / "rsqrt.jsonl").write_text(json.dumps({**case, "ratio": 15.6, "reason": "0.25 too far"}))
     assert run("bisect", "smollm2-cpu", "--json") == 0
     assert json.loads(run.out)["culprits"][0]["operator"] == "rsqrt"
+    assert "| 5 x 576, bfloat16 | 0.25 | 0.016 | cpu | differs |" in files["report-rsqrt.md"].read_text()
     assert servers.starts == begun, "what was measured is measured again"
 
 

@@ -38,7 +38,8 @@ import json, sys, torch
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "name": "CPU (no accelerator is used)"}
 if sys.argv[1] != "cpu":
     properties = torch.get_device_module(sys.argv[1]).get_device_properties(0)
-    found |= {name: getattr(properties, name, None) for name in ("name", "total_memory", "multi_processor_count")}
+    found |= {name: getattr(properties, name, None) for name in ("name", "multi_processor_count")}
+    found["memory_gib"] = round(properties.total_memory / 2**30)
     found["capability"] = ".".join(str(getattr(properties, name, "")) for name in ("major", "minor"))
 print(json.dumps(found))
 """

@@ -50,9 +50,10 @@ def measure(asked: argparse.Namespace, work: Path) -> int:
     os.environ["FLAGRELEASE_HOME"] = str(work / "home")
     settings.cache_clear()
     found = environment()
-    device = asked.device or device_of(found)
-    if device == "cpu" and asked.device != "cpu":
-        print(f"torch {found.torch} of {found.python} finds no accelerator; --device cpu runs up to the device")
+    device = "cpu" if asked.device == "cpu" else device_of(found)
+    if asked.device != "cpu" and (device == "cpu" or asked.device not in (None, device)):
+        wanted = asked.device or "accelerator"
+        print(f"torch {found.torch} of {found.python} finds no {wanted}; --device cpu runs up to the device")
         return NO_DEVICE
     return _Whole(asked, work, device).run()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.gpu.parts import NotDoneError, Part
 from flagrelease.operators.cases import OPERATORS
@@ -31,8 +33,11 @@ QWEN3 = (
 )
 ON_A_CPU = ("add", "silu", "rms_norm", "softmax")
 """A handful that the interpreter is through with in seconds."""
-LONGEST_S = 75.0
+LONGEST_S = 100.0
 """Most seconds of one operator, so that one that tunes for minutes leaves time to the others."""
+AT_ONCE = 6
+"""Operators at once on a device: importing and comparing take longer than the device, which each of them has alone
+while it tunes or times (`flagrelease.operators.worker`)."""
 
 
 def names(listed: Sequence[str], asked: Sequence[str] | None, device: str | None) -> tuple[str, ...]:
@@ -57,7 +62,7 @@ def check(
     device: str | None,
     sizes: Path | None,
 ) -> None:
-    """Check one operator after the other, each in its own process group, until the part's time is over.
+    """Check the operators, each in its own process group, until the part's time is over.
 
     Raises NotDoneError naming those that were not, or not wholly, asked.
     """
@@ -68,17 +73,14 @@ def check(
     part.found |= {"device": plan.device, "interpreter": plan.device == "cpu", "versions": plan.environment.versions()}
     part.found |= {"shapes": shapes.as_json(), "operators": rows, "not_asked": unasked}
     part.found["listed_without_reference"] = [name for name in listed if name not in OPERATORS]
-    for operator in plan.operators:
-        if part.left() < 1:
-            break
-        begun = time.monotonic()
-        _within(min(LONGEST_S, part.left()), replace(plan, operators=(operator,)), folder)
-        row = _row(plan, operator, folder)
-        row |= {"listed": operator in listed, "seconds": round(time.monotonic() - begun, 1)}
+    at_once = 1 if plan.device == "cpu" else AT_ONCE
+    for operator, seconds in _each(part, plan, folder, at_once):
+        row = _row(plan, operator, folder) | {"listed": operator in listed, "seconds": round(seconds, 1)}
         if row["asked"]:
             rows.append(row)
             unasked.remove(operator)
-        say(f"{operator}: {row['verdict'] if not row['left_out'] else 'not wholly asked'} ({row['seconds']:.0f} s)")
+        say(f"{operator}: {row['verdict'] if not row['left_out'] else 'not wholly asked'} ({seconds:.0f} s)")
+    rows.sort(key=lambda row: plan.operators.index(row["operator"]))
     partly = [row["operator"] for row in rows if row["left_out"]]
     if unasked or partly:
         raise NotDoneError(
@@ -90,14 +92,47 @@ def check(
         )
 
 
-def _within(seconds: float, plan: Plan, folder: Path) -> None:
-    """Check the plan's operators; after so many seconds it and what it started are killed, and what is there counts."""
+def _each(part: Part, plan: Plan, folder: Path, at_once: int) -> Iterator[tuple[str, float]]:
+    """Check the operators; each with its seconds as it ends, or is killed because its time or the part's is over.
+
+    What a killed one wrote counts.
+    """
+    waiting, running = list(plan.operators), dict[int, _Running]()
+    while waiting or running:
+        while waiting and len(running) < at_once and part.left() > 1:
+            one = _start(replace(plan, operators=(waiting.pop(0),)), folder)
+            running[one.process.sentinel] = one
+        if not running:
+            return
+        first = min(one.begun for one in running.values()) + LONGEST_S - time.monotonic()
+        ended = wait(list(running), max(0.0, min(first, part.left())))
+        for sentinel, one in list(running.items()):
+            seconds = time.monotonic() - one.begun
+            if sentinel not in ended and seconds < LONGEST_S and part.left() > 0:
+                continue
+            one.end()
+            del running[sentinel]
+            yield one.operator, seconds
+
+
+class _Running(NamedTuple):
+    """A process group that checks an operator."""
+
+    operator: str
+    process: multiprocessing.process.BaseProcess
+    begun: float
+
+    def end(self) -> None:
+        """Kill what is left of it."""
+        if self.process.is_alive() and self.process.pid:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+
+def _start(plan: Plan, folder: Path) -> _Running:
     process = multiprocessing.get_context("fork").Process(target=_alone, args=(plan, folder))
     process.start()
-    process.join(seconds)
-    if process.is_alive() and process.pid:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+    return _Running(plan.operators[0], process, time.monotonic())
 
 
 def _alone(plan: Plan, folder: Path) -> None:

@@ -39,7 +39,8 @@ import json, sys, torch
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "name": "CPU (no accelerator is used)"}
 if sys.argv[1] != "cpu":
     properties = torch.get_device_module(sys.argv[1]).get_device_properties(0)
-    found |= {name: getattr(properties, name, None) for name in ("name", "total_memory", "multi_processor_count")}
+    found |= {name: getattr(properties, name, None) for name in ("name", "multi_processor_count")}
+    found["memory_gib"] = round(properties.total_memory / 2**30)
     found["capability"] = ".".join(str(getattr(properties, name, "")) for name in ("major", "minor"))
 print(json.dumps(found))
 """
@@ -50,9 +51,10 @@ def measure(asked: argparse.Namespace, work: Path) -> int:
     os.environ["FLAGRELEASE_HOME"] = str(work / "home")
     settings.cache_clear()
     found = environment()
-    device = asked.device or device_of(found)
-    if device == "cpu" and asked.device != "cpu":
-        print(f"torch {found.torch} of {found.python} finds no accelerator; --device cpu runs up to the device")
+    device = "cpu" if asked.device == "cpu" else device_of(found)
+    if asked.device != "cpu" and (device == "cpu" or asked.device not in (None, device)):
+        wanted = asked.device or "accelerator"
+        print(f"torch {found.torch} of {found.python} finds no {wanted}; --device cpu runs up to the device")
         return NO_DEVICE
     return _Whole(asked, work, device).run()
 

@@ -4,16 +4,20 @@ Read from standard input, as JSON: operator, module (where the function is, `fla
 device, cases, results (the file to append to). A case's line is written before the next case begins, so that what ran
 before a crash is kept, and the first case without a line is the one that crashed.
 
-On a device the cases of the model's sizes that match are timed too (`speed`).
+On a device the cases of the model's sizes that match are timed too (`speed`). Other workers that write beside this one
+may import and compare meanwhile, and ask edge cases, but none of them uses the device while another one tunes or times.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ from flagrelease.operators.speed import timed
 
 FLAG_GEMS = "flag_gems"
 _LONGEST = 300
+Turn = Callable[[bool], AbstractContextManager[None]]
+"""Called with whether the device is wanted alone."""
 
 
 def main() -> None:
@@ -33,17 +39,30 @@ def main() -> None:
         prepare_environment()
         import_flag_gems() if asked["module"] == FLAG_GEMS else mend_interpreter()
     module = importlib.import_module(asked["module"])
-    with Path(asked["results"]).open("a") as file:
+    results = Path(asked["results"])
+    turn: Turn = (lambda _: nullcontext()) if asked["device"] == "cpu" else _turn(results.with_name("device.lock"))
+    with results.open("a") as file:
         for case in asked["cases"]:
             start = time.monotonic()
-            line = _answer(module, asked["operator"], case, asked["device"])
+            line = _answer(module, asked["operator"], case, asked["device"], turn)
             line["seconds"] = round(time.monotonic() - start, 3)
             file.write(json.dumps({"case": case["name"], "group": case["group"], **line}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def _answer(module: Any, operator: str, case: dict[str, Any], device: str) -> dict[str, Any]:
+def _turn(file: Path) -> Turn:
+    @contextmanager
+    def turn(alone: bool) -> Iterator[None]:
+        with file.open("a") as lock:
+            # Closing the file, or dying, gives it back.
+            fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield
+
+    return turn
+
+
+def _answer(module: Any, operator: str, case: dict[str, Any], device: str, turn: Turn) -> dict[str, Any]:
     import torch
 
     from flagrelease.operators.cases import Case
@@ -56,7 +75,9 @@ def _answer(module: Any, operator: str, case: dict[str, Any], device: str) -> di
     wide = [_widened(each) for each in inputs]
     try:
         function = getattr(module, operator)
-        answer = question.call(function, *inputs)
+        # The first call of a size tunes, which measures.
+        with turn(made.case.group == "model"):
+            answer = question.call(function, *inputs)
         pairs = question.pairs(answer, wide, made)
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
@@ -80,7 +101,9 @@ def _answer(module: Any, operator: str, case: dict[str, Any], device: str) -> di
         from triton.testing import do_bench
 
         # Made anew: what is written over in place is no longer the case's.
-        line |= timed(question, function, question.inputs(Maker(operator, made.case, device)), do_bench)
+        inputs = question.inputs(Maker(operator, made.case, device))
+        with turn(True):
+            line |= timed(question, function, inputs, do_bench)
     return line
 
 

@@ -7,6 +7,8 @@ reference, in tolerances, with which inputs it changed; and the workers' lines o
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +66,7 @@ def main() -> None:
     def clock(function: Any, *, return_mode: str, grad_to_none: Any = None) -> float:
         """Ask three times as `do_bench` does; of `neg` there is too little memory."""
         assert return_mode == "median"
+        assert held == [True], "others use the device"
         answers = []
         for _ in range(3):
             for each in grad_to_none or []:
@@ -75,14 +78,22 @@ def main() -> None:
             raise torch.OutOfMemoryError("no room for the cache")
         return 2.0 if grad_to_none else 3.0
 
+    held: list[bool] = []
+
+    @contextmanager
+    def turn(alone: bool) -> Iterator[None]:
+        held.append(alone)
+        yield
+        held.pop()
+
     triton.testing.do_bench = clock
     lines: dict[str, list[dict[str, Any]]] = {}
     for operator in vars(STAND_IN):
         lines[operator] = [
-            {"group": case.group, **worker._answer(STAND_IN, operator, case.as_json(), DEVICE)}
+            {"group": case.group, **worker._answer(STAND_IN, operator, case.as_json(), DEVICE, turn)}
             for case in cases_of(operator, SMALL, CPU)
         ]
-    on_a_cpu = worker._answer(STAND_IN, "mm", _model_cases("mm")[0].as_json(), "cpu")
+    on_a_cpu = worker._answer(STAND_IN, "mm", _model_cases("mm")[0].as_json(), "cpu", turn)
     found = {operator: judged(operator) for operator in QUESTIONS}
     print(json.dumps({"native": found, "lines": lines, "on a CPU": on_a_cpu, "repetitions are alike": told}))
 

@@ -6,12 +6,14 @@ import copy
 import json
 import signal
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.gpu import conformance
+from benchmarks.gpu import whole as script
 from benchmarks.gpu.parts import NotDoneError, Part, Parts
 from benchmarks.gpu.report import markdown
 from flagrelease.operators.cases import OPERATORS
@@ -112,6 +114,18 @@ def test_operators_that_hang_leave_time_to_the_others_and_are_no_verdict(checked
     assert checked.found["not_asked"] == ["mul"]
     assert checked.found["listed_without_reference"] == ["cat"]
     assert (checked.done, checked.why_not) == (False, "not asked: mul; not wholly asked: mm")
+
+
+@pytest.mark.parametrize(("asked", "named"), [(None, "no accelerator"), ("cuda", "no cuda")])
+def test_without_the_device_nothing_is_measured(
+    asked: str | None, named: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script, "environment", lambda: HERE)
+    monkeypatch.setattr(script, "device_of", lambda _: "cpu")
+    assert script.measure(Namespace(device=asked), home) == 2
+    said = capsys.readouterr().out
+    assert named in said
+    assert "--device cpu" in said
 
 
 def test_what_the_server_listed_is_asked_first_and_all_have_a_reference() -> None:

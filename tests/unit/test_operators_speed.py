@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flagrelease.operators import worker
 from flagrelease.operators.cases import Case
 from flagrelease.operators.results import judge_operator
 from flagrelease.operators.speed import timed
@@ -95,3 +98,24 @@ def test_a_cpu_and_failed_timings_leave_no_ratio() -> None:
     assert judge_operator("mm", CASES, [line(case) for case in CASES], "cpu").speed_ratio is None
     failed = judge_operator("mm", CASES, [line(case, no_speed="no kernel") for case in CASES], "cuda")
     assert (failed.verdict, failed.speed_ratio) == ("matches", None)
+
+
+def test_a_worker_that_times_has_the_device_alone_and_others_share_it(tmp_path: Path) -> None:
+    file = tmp_path / "device.lock"
+    turn = worker._turn(file)
+
+    def free(kind: int) -> bool:
+        """Whether another worker would get its turn now."""
+        with file.open("a") as other:
+            try:
+                fcntl.flock(other, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    with turn(False):
+        assert free(fcntl.LOCK_SH)
+        assert not free(fcntl.LOCK_EX)
+    with turn(True):
+        assert not free(fcntl.LOCK_SH)
+    assert free(fcntl.LOCK_EX)

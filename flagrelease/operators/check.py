@@ -145,15 +145,14 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror}", remedy="set FLAGRELEASE_HOME") from error
     results = []
-    for operator in plan.operators:
+    for number, operator in enumerate(plan.operators, 1):
         cases = plan.cases(operator)
         result = judge_operator(operator, cases, read_lines(place / f"{operator}.jsonl"), plan.device)
+        kept = "" if result.missing else " (kept)"
         if result.missing:
             _ask(plan, operator, [case for case in cases if case.name in result.missing], place)
             result = judge_operator(operator, cases, read_lines(place / f"{operator}.jsonl"), plan.device)
-            say(f"{operator}: {result.verdict}")
-        else:
-            say(f"{operator}: {result.verdict} (kept)")
+        say(f"{number} of {len(plan.operators)}, {operator}: {result.verdict}{kept}")
         results.append(result)
     return results
 

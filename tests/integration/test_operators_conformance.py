@@ -82,7 +82,7 @@ def test_a_crash_is_an_outcome_and_nothing_is_asked_twice(tmp_path: Path, monkey
     said: list[str] = []
     again = run(asked, tmp_path, said.append)
     assert [result.verdict for result in again] == ["crashed", "matches"]
-    assert said[0] == "add: crashed (kept)"
+    assert said == ["1 of 2, add: crashed (kept)", "2 of 2, rms_norm: matches"]
     assert file.read_text().startswith("".join(lines[:4]))
     names = [line["case"] for line in read_lines(file)]
     assert sorted(names) == sorted(case.name for case in asked.cases("rms_norm"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ import pytest
 import yaml
 
 from evaluation import canary
+from evaluation.again import ask_items
 from evaluation.canary import make_reference, measure, write
 from evaluation.canary_texts import texts
+from evaluation.catalogue import prepare
 from evaluation.harness.interface import Endpoint
+from evaluation.run import HARNESSES
 from flagrelease.bisect.journal import Journal
-from flagrelease.bisect.judge import exceedance, most_starts
-from flagrelease.bisect.records import BisectResult, Measured, Outcome, Status
+from flagrelease.bisect.judge import allowed_wrong, can_tell, exceedance, most_starts
+from flagrelease.bisect.records import BisectResult, JudgedBy, Judging, Measured, Outcome, Status
 from flagrelease.bisect.search import bisect
 from flagrelease.errors import ServerError
 from flagrelease.loading import load_chips, load_matrix, resolve
@@ -37,13 +40,15 @@ from flows.job import make_job
 from runtime import operators, weights
 from runtime.launch.process import free_port
 from tests.end_to_end.commands import servers_below
-from tests.integration.evaluations import nothing
+from tests.integration.evaluations import last_word, nothing
 
 HERE = Path(__file__).parent
 PYTHON = CHECKOUT / ".venv-vllm/bin/python"
 POLICY = CanaryPolicy(prompts=8, tokens=8, positions=8, factor=2, reason="small, for tests")
 SHORT = (0, 5, 10, 15)
 """Texts that are read: a story, a dialogue, code, an explanation, of some 20 tokens each."""
+FLIPPING = "rsqrt=epsilon"
+"""A fault that costs answers."""
 CAN = frozenset({"prompt_logprobs"})
 
 pytestmark = [pytest.mark.needs("llama_cpp", "vllm"), pytest.mark.slow]
@@ -190,6 +195,33 @@ def test_two_faults_and_a_crash_at_once_are_all_culprits(
     assert {culprit.operator for culprit in result.culprits if culprit.alone is Outcome.CRASHED} == {"silu"}
     silu = next(culprit for culprit in result.culprits if culprit.operator == "silu")
     assert "died during the canary: ended with code -11" in (silu.error or "")
+
+
+def test_a_fault_is_found_by_the_answers_that_it_cost(torch: ForkedTorch, hooked: list[str], tmp_path: Path) -> None:
+    benchmark = last_word(12)
+    names = [question.item for question in HARNESSES["lm_eval"].questions(prepare(benchmark, tmp_path / "tasks"))]
+
+    def right(items: Sequence[str], **served: Any) -> set[str]:
+        answers = tmp_path / "answers" / str(torch.starts)
+        with torch.serve(**served) as endpoint:
+            found = ask_items([benchmark], {benchmark.key: items}, endpoint, tasks=tmp_path / "tasks", journals=answers)
+        assert {item.item for item in found} == set(items)
+        return {item.item for item in found if item.score}
+
+    flipped = sorted(right(names, gems=False) - right(names, faults=FLIPPING))[:5]
+    allowed = allowed_wrong(len(flipped), len(names), 3)
+    judging = Judging(by=JudgedBy.ITEMS, asked=len(flipped), allowed=allowed)
+    assert can_tell(len(flipped), len(hooked))
+
+    def one(removed: frozenset[str], _run: int) -> Measured:
+        wrong = sorted(set(flipped) - right(flipped, exclude=removed, faults=FLIPPING))
+        return Measured(statistic=len(wrong) / allowed, seconds=1, wrong={benchmark.key: wrong})
+
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        result = bisect(hooked, one, journal, print, judging=judging)
+    assert result.remove == [FLIPPING.partition("=")[0]]
+    assert len(result.steps) <= most_starts(len(hooked))
+    assert result.floors == [0.0] * len(result.floors)
 
 
 def test_servers_that_are_started_anew_show_the_same(

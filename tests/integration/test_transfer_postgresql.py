@@ -59,7 +59,7 @@ def test_from_sqlite_to_postgresql_and_back(server: str, database: Engine, tmp_p
     assert begin(store, "another") == 3
     assert store.add_evaluation(evaluation([]), [], key="another", role="candidate") == 2
     store.close()
-    with pytest.raises(StoreError, match=r"is not empty: it has rows of evaluations 2, .*items 6,000"):
+    with pytest.raises(StoreError, match=r"is not empty: it has rows of conformance 1, evaluations 2, .*items 6,000"):
         restore(server, tmp_path / "first.gz", quiet)
 
 
@@ -174,7 +174,7 @@ def test_a_check_names_the_rights_that_a_user_lacks_and_hides_the_password(
         assert found.server.startswith("PostgreSQL ")
         assert "secret" not in found.database
         assert found.problem is not None
-        assert "the user reader may not: INSERT evaluations, UPDATE evaluations" in found.problem.message
+        assert "the user reader may not: INSERT conformance, UPDATE conformance, INSERT eval" in found.problem.message
         with database.begin() as connection:
             for grant in found.problem.remedy.partition(": ")[2].split("; "):
                 connection.execute(text(grant))

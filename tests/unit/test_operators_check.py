@@ -128,6 +128,18 @@ def test_what_was_asked_earlier_stays_in_the_newest_file(run: Run, host: Host) -
     assert before.items() <= {**rows(), **before}.items()
 
 
+def test_of_an_operator_that_was_interrupted_nothing_is_stored(run: Run, host: Host) -> None:
+    host()
+    assert run("operators", "check", "--operator", "mm", "--operator", "add") == 0
+    (file,) = settings().work_path.rglob("mm.jsonl")
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
+    before = set(files())
+    assert run("operators", "check", "--operator", "add") == 0
+    (new,) = set(files()) - before
+    named = {each["operator"] for each in files()[new]["operators"]}  # type: ignore[attr-defined]
+    assert ("add" in named, "mm" in named) == (True, False)
+
+
 def test_a_folder_of_the_matrix_is_its_model(run: Run, host: Host, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host()
     matrix = yaml.safe_load((ROOT / "matrix.yaml").read_text())

@@ -43,7 +43,6 @@ class ConformanceSummary(NamedTuple):
     """What is known of the operators of one FlagGems on a chip's device, in the sizes of one model."""
 
     flag_gems: str
-    device: str
     verdicts: dict[str, str]
     """By operator: matches, differs, crashed, not runnable here."""
     files: list[str]
@@ -113,7 +112,6 @@ def newest(store: Store, chip: str, flag_gems: str | None, model: str) -> Confor
         rows = session.scalars(same.order_by(ConformanceRow.created_at, ConformanceRow.id)).all()
         return ConformanceSummary(
             flag_gems=rows[0].flag_gems,
-            device=rows[0].device,
             verdicts={row.operator: row.verdict for row in rows},
             files=list(dict.fromkeys(row.sha256 for row in rows)),
         )

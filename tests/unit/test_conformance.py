@@ -13,6 +13,7 @@ from flagrelease.operators.results import OperatorResult, Verdict
 from flagrelease.store import Store
 from flagrelease.store.conformance import ConformanceCheck, files, newest, passed, record
 from flagrelease.store.models import ConformanceRow
+from tests.unit.command_line import failures_at_once
 
 
 @pytest.fixture
@@ -68,6 +69,11 @@ def test_a_new_result_replaces_that_of_the_same_key_chip_and_operator(store: Sto
         ("k", "metax", "add", "matches", "a"),
         ("another", None, "mm", "differs", "c"),
     ]
+
+
+def test_hosts_that_store_the_same_at_once_store_it_once(store: Store) -> None:
+    assert failures_at_once(6, lambda: record(store, check(*(result(f"o{n}") for n in range(30))))) == []
+    assert sorted(row["operator"] for row in rows(store)) == sorted(f"o{n}" for n in range(30))
 
 
 def test_what_is_newest_decides_whether_an_operator_passed(store: Store) -> None:

@@ -72,8 +72,13 @@ class Job:
         """Version of the engine: the installed one, or the one that the matrix pins in the image."""
         if self.image_inputs is None:
             return self.engine.version()
-        pins = {canonical(pin["package"]): pin["version"] for pin in self.image_inputs["recipe"]["pins"]}
-        return str(pins.get(self.engine.package, "of the base image"))
+        return self.pins.get(self.engine.package, "of the base image")
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Versions that the matrix pins in the image, by the packages' canonical names; empty for a process."""
+        pins = self.image_inputs["recipe"]["pins"] if self.image_inputs else []
+        return {canonical(pin["package"]): str(pin["version"]) for pin in pins}
 
     @property
     def limits(self) -> EngineSettings:
@@ -257,9 +262,7 @@ def checked_files(store: Store, job: Job) -> list[str]:
     cell = job.cell.cell
     if cell.stack is not Stack.FLAGOS:
         return []
-    pins = job.image_inputs["recipe"]["pins"] if job.image_inputs else []
-    pinned = {canonical(pin["package"]): str(pin["version"]) for pin in pins}
-    return conformance.files(store, job.cell.chip.key, pinned.get(FLAG_GEMS), cell.model)
+    return conformance.files(store, job.cell.chip.key, job.pins.get(FLAG_GEMS), cell.model)
 
 
 def _load_generator() -> str | None:

@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from flagrelease.operators.known_issues import IssueOfCell, KnownIssue, Lists, Passed, met
 from flagrelease.records import Stack
-from flows.job import Job
-from runtime.image.recipe import canonical
-
-PACKAGE = "flag-gems"
+from flows.job import FLAG_GEMS, Job
 
 
 def flag_gems_of(job: Job, inventory: Mapping[str, str]) -> str | None:
@@ -17,10 +14,7 @@ def flag_gems_of(job: Job, inventory: Mapping[str, str]) -> str | None:
 
     None: not known, because there is no image yet and no pin, or it is a process of the host.
     """
-    if PACKAGE in inventory:
-        return inventory[PACKAGE]
-    pins = job.image_inputs["recipe"]["pins"] if job.image_inputs else ()
-    return next((str(pin["version"]) for pin in pins if canonical(pin["package"]) == PACKAGE), None)
+    return inventory.get(FLAG_GEMS) or job.pins.get(FLAG_GEMS)
 
 
 def issues_of(job: Job, flag_gems: str | None, issues: Sequence[KnownIssue], passed: Passed) -> list[IssueOfCell]:

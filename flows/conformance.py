@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flagrelease.card.build import CONFORMANCE, Checked
+from flagrelease.card.build import Checked
 from flagrelease.card.data import Conformance
 from flagrelease.errors import EvidenceError
 from flagrelease.records import Artefact, CellImage, Stack, Stage
@@ -67,5 +67,5 @@ def _file(session: Session, sha256: str, number: int) -> Artefact:
             remedy="let FLAGRELEASE_EVIDENCE name the folder or bucket that it was stored in, or check again on the "
             f"chip: flagrelease operators check --chip {cell.chip} --model {cell.model}",
         ) from error
-    name = f"{CONFORMANCE}.json" if number == 1 else f"{CONFORMANCE}-{number}.json"
-    return Artefact(kind=CONFORMANCE, name=name, sha256=sha256, size=len(content))
+    name = f"{conformance.KIND}.json" if number == 1 else f"{conformance.KIND}-{number}.json"
+    return Artefact(kind=conformance.KIND, name=name, sha256=sha256, size=len(content))

@@ -15,7 +15,7 @@ from flagrelease.card.styles import Language, Style
 from flagrelease.errors import StoreError, UnknownNameError
 from flagrelease.matrix import ResolvedCell
 from flagrelease.records import Artefact, CellImage, Record, Stage
-from flagrelease.store import Store
+from flagrelease.store import Store, conformance
 from flagrelease.store.models import ArtefactRow, ReleaseRow, StageRow
 from flagrelease.store.queries import find_release, release_view
 
@@ -41,10 +41,6 @@ def find_card(
             return published_card(cells[name], style, language or "en")
         raise
     return measured_card(card_data(store, release), style, language or "en")
-
-
-CONFORMANCE = "conformance"
-"""Kind of the files of evidence of a check of FlagGems' operators."""
 
 
 class Snapshot(Record):
@@ -155,7 +151,7 @@ def _evidence(store: Store, release: int, added: Sequence[Artefact]) -> list[Art
         rows = session.scalars(
             select(ArtefactRow)
             .where(ArtefactRow.release_id == release)
-            .where(or_(ArtefactRow.stage.in_(proving), ArtefactRow.kind == CONFORMANCE))
+            .where(or_(ArtefactRow.stage.in_(proving), ArtefactRow.kind == conformance.KIND))
         )
         found = [Artefact(kind=row.kind, name=row.name, sha256=row.sha256, size=row.size) for row in rows]
     by_name = {each.name: each for each in (*found, *added)}

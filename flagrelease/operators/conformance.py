@@ -14,10 +14,7 @@ from flagrelease.operators.check import Plan, kept
 from flagrelease.operators.results import OperatorResult
 from flagrelease.settings import Settings
 from flagrelease.store import Store
-from flagrelease.store.conformance import ConformanceCheck, record
-
-KIND = "conformance"
-"""Of the files of evidence."""
+from flagrelease.store.conformance import KIND, ConformanceCheck, record
 
 
 def as_json(plan: Plan, results: Sequence[OperatorResult]) -> dict[str, Any]:

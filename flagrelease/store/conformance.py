@@ -17,6 +17,8 @@ from flagrelease.store.models import ConformanceRow
 from flagrelease.store.store import Store
 from flagrelease.store.times import in_utc, now
 
+KIND = "conformance"
+"""Of the files of evidence of a check of operators."""
 _UNKNOWN = "not runnable here"
 
 

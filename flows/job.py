@@ -19,7 +19,7 @@ from flagrelease.card.names import card_names
 from flagrelease.card.render import template_sha256
 from flagrelease.errors import BaselineError, MatrixError, OutputError, PreflightError, StoreError
 from flagrelease.evidence import EvidenceFolder
-from flagrelease.loading import load_chips, load_matrix, resolve
+from flagrelease.loading import load_chips, load_known_issues, load_matrix, resolve
 from flagrelease.matrix import ResolvedCell
 from flagrelease.pipeline import Plan, plan
 from flagrelease.provenance.keys import signing_key
@@ -177,6 +177,9 @@ def job_of(
 def preflight(job: Job, host: Settings) -> None:
     """Check that this machine has what the job needs; raises the error that names it."""
     check_host(job.cell, job.engine.name)
+    if job.cell.cell.stack is Stack.FLAGOS:
+        # A mistake in a file of one's own is told before anything is built.
+        load_known_issues()
     for benchmark in job.benchmarks:
         require_questions(benchmark)
     EvidenceFolder(host.evidence_url)

@@ -36,7 +36,8 @@ def leave_out(job: Job, issues: Sequence[IssueOfCell]) -> str | None:
     lists, where = Lists.of(job.engine_settings), f"engines.{job.engine.name}"
     if lists.only:
         kept = [name for name in lists.only if name not in wanted]
-        return f"{where}.operators: [{', '.join(kept)}]"
+        # An empty list would mean all operators.
+        return f"{where}.operators: [{', '.join(kept)}]" if kept else "stack: native"
     plugin = "plugin: true, " if "plugin" in keys else ""
     names = ", ".join([*lists.without, *wanted])
     return f"{where}: {{{plugin}without_operators: [{names}]}}"

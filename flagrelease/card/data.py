@@ -136,6 +136,9 @@ class Conformance(Record):
     ran: int = Field(description="operators that ran, by the server's list")
     matching: int = Field(description="of them, checked and equal to a reference in float64 within tolerance")
     differing: list[str] = Field(description="of them, checked and not within it")
+    differing_in_edge_cases: list[str] = Field(
+        default_factory=list, description="of them, within it in the model's sizes, and not in some edge case"
+    )
     crashed: list[str] = Field(description="of them, whose process died when they were checked")
     files: list[str] = Field(description="names of the files of evidence")
 

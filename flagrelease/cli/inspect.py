@@ -70,13 +70,12 @@ def status(as_json: AsJson = False) -> None:
 
 def _show_sweep(console: Console, sweep: SweepView) -> None:
     """The sweep in a few lines: when, how many cells of each state, why some were not released."""
-    from flagrelease.loading import load_known_issues
     from flagrelease.sweep import causes, line_of
 
     begun = f"{sweep.started_at:%Y-%m-%d %H:%M}"
     until = "" if sweep.finished_at is None else f" to {sweep.finished_at:%Y-%m-%d %H:%M}"
     console.print(f"\nSweep {sweep.id}, {begun}{until}, {sweep.state}: {sweep.summary}", markup=False, highlight=False)
-    for cause in causes(sweep.outcomes, load_known_issues()):
+    for cause in causes(sweep.outcomes, _known_issues()):
         console.print(f"  {line_of(cause)}", markup=False, highlight=False)
         if cause.remedy:
             console.print(f"    -> {cause.remedy}", markup=False, highlight=False)
@@ -115,7 +114,6 @@ def show(name: ReleaseName, as_json: AsJson = False) -> None:
 
 def _known_issue(store: Store, view: ReleaseView) -> KnownIssue | None:
     """The known issue of FlagGems that a release failed of."""
-    from flagrelease.loading import load_known_issues
     from flagrelease.operators.known_issues import recognised
     from flagrelease.records import Stack
     from flagrelease.store.plans import cell_snapshots
@@ -125,4 +123,16 @@ def _known_issue(store: Store, view: ReleaseView) -> KnownIssue | None:
     cell = cell_snapshots(store, [view.id]).get(view.id, {}).get("cell", {})
     if cell.get("stack") != Stack.FLAGOS:
         return None
-    return recognised(load_known_issues(), cell["chip"], view.error)
+    return recognised(_known_issues(), cell["chip"], view.error)
+
+
+def _known_issues() -> list[KnownIssue]:
+    """Known issues, or none, which is said, where the file of further ones cannot be read: the rest can be shown."""
+    from flagrelease.errors import FlagReleaseError
+    from flagrelease.loading import load_known_issues
+
+    try:
+        return load_known_issues()
+    except FlagReleaseError as error:
+        typer.echo(f"known issues are left out: {error.message}", err=True)
+        return []

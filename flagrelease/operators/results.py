@@ -12,6 +12,8 @@ from flagrelease.operators.cases import Case
 from flagrelease.operators.speed import ratio
 
 Verdict = Literal["matches", "differs", "crashed", "not runnable here"]
+EDGES_ONLY = ", edge cases only"
+"""In a reason: every case of a model's size matched."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,6 @@ def _said(bad: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> s
     if not bad:
         return ""
     ordered = sorted(bad, key=lambda line: line["group"] != "model")
-    edges = ", edge cases only" if all(line["group"] == "edge" for line in bad) else ""
+    edges = EDGES_ONLY if all(line["group"] == "edge" for line in bad) else ""
     first = ordered[0]
     return f"{len(bad)} of {len(answers)} cases{edges}: {first['case']}: {first['reason']}"

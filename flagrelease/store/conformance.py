@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import IntegrityError
 
-from flagrelease.operators.results import OperatorResult
+from flagrelease.operators.results import EDGES_ONLY, OperatorResult
 from flagrelease.store.models import ConformanceRow
 from flagrelease.store.store import Store
 from flagrelease.store.times import in_utc, now
@@ -47,6 +47,8 @@ class ConformanceSummary(NamedTuple):
     flag_gems: str
     verdicts: dict[str, str]
     """By operator: matches, differs, crashed, not runnable here."""
+    edges_only: frozenset[str]
+    """Operators that differ in edge cases alone: in the model's sizes they match."""
     files: list[str]
     """SHA-256 of the files of evidence, the oldest first; one, unless operators were checked on several hosts."""
 
@@ -82,20 +84,21 @@ def _record(store: Store, check: ConformanceCheck) -> None:
 
 
 def passed(store: Store, chip: str, flag_gems: str, operator: str) -> bool | None:
-    """Whether the newest result of an operator on a device of the chip, with this version of FlagGems, matches.
+    """Whether an operator matches on a device of the chip, with this version of FlagGems.
 
-    None: there is no such result. An operator that could not be asked there has none.
+    The newest result of each model and type counts: a size that shows a fault may be that of one model alone. None:
+    there is no result. An operator that could not be asked there has none.
     """
     query = (
-        select(ConformanceRow.verdict)
+        select(ConformanceRow.model, ConformanceRow.dtype, ConformanceRow.verdict)
         .where(*_on(chip), ConformanceRow.flag_gems == flag_gems, ConformanceRow.operator == operator)
         .where(ConformanceRow.verdict != _UNKNOWN)
-        .order_by(*_NEWEST)
-        .limit(1)
+        .order_by(ConformanceRow.created_at, ConformanceRow.id)
     )
     with store.session() as session:
-        verdict = session.scalar(query)
-        return None if verdict is None else verdict == "matches"
+        # Later rows take the place of earlier ones.
+        verdicts = {(model, dtype): verdict for model, dtype, verdict in session.execute(query)}
+        return all(verdict == "matches" for verdict in verdicts.values()) if verdicts else None
 
 
 def newest(store: Store, chip: str, flag_gems: str | None, model: str) -> ConformanceSummary | None:
@@ -115,6 +118,7 @@ def newest(store: Store, chip: str, flag_gems: str | None, model: str) -> Confor
         return ConformanceSummary(
             flag_gems=rows[0].flag_gems,
             verdicts={row.operator: row.verdict for row in rows},
+            edges_only=frozenset(row.operator for row in rows if row.verdict == "differs" and EDGES_ONLY in row.reason),
             files=list(dict.fromkeys(row.sha256 for row in rows)),
         )
 

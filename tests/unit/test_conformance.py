@@ -85,11 +85,17 @@ def test_what_is_newest_decides_whether_an_operator_passed(store: Store) -> None
     assert passed(store, "metax", "5.0.2", "sort") is None
     assert passed(store, "metax", "5.0.3", "mm") is None
     assert passed(store, "hygon", "5.0.2", "mm") is None
-    record(store, check(result("mm", "differs"), key="in the sizes of another model", model="other"))
+    # A newer check of the same model and type says otherwise.
+    record(store, check(result("mm", "differs"), key="another device"))
     assert passed(store, "metax", "5.0.2", "mm") is False
     # The first key again: its row is the older one by number, and the newest by time.
     record(store, check(result("mm", matching=3)))
     assert passed(store, "metax", "5.0.2", "mm") is True
+    # Another model's sizes show a fault, whichever was checked last.
+    record(store, check(result("mm", "differs"), key="long rows", model="other"))
+    record(store, check(result("mm", matching=2)))
+    assert passed(store, "metax", "5.0.2", "mm") is False
+    record(store, check(result("mm"), key="long rows", model="other"))
     # What could not be asked says nothing against what could.
     record(store, check(result("mm", "not runnable here"), key="dense"))
     assert passed(store, "metax", "5.0.2", "mm") is True

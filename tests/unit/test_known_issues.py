@@ -21,8 +21,8 @@ from flagrelease.records import Stack, Stage
 from flagrelease.settings import settings
 from flagrelease.store import Store, sweeps
 from flagrelease.sweep import Outcome, causes, line_of
-from flows import tiers
-from flows.job import make_job
+from flows import job, tiers
+from flows.job import make_job, preflight
 from flows.plan import plan_matrix
 from flows.plan_records import CellPlan
 from flows.session import open_session
@@ -282,6 +282,9 @@ def test_an_operator_is_taken_off_the_list_of_those_that_run(change: Change) -> 
     plan = plan_of()
     assert met_by(plan) == {"metax-mm": ["mm"]}
     assert plan.leave_out == "engines.flagscale.operators: [add, silu]"
+    # A list without operators would mean all of them.
+    change(lambda cell: with_version(cell, operators=["mm"]))
+    assert plan_of().leave_out == "stack: native"
 
 
 def test_a_cell_without_flagos_sees_nothing(change: Change) -> None:
@@ -415,6 +418,23 @@ def test_a_recognised_failure_is_its_chips() -> None:
     assert recognised([issue(), ours], "metax", "…\n  trapping: kernelName: mm_kernel ,commandIndex: 63210") is ours
     assert recognised([ours], "metax", "_metax/ops/mmXpy") is None
     assert recognised([ours], "hygon", "mm_kernel") is None
+
+
+def test_a_mistake_in_a_file_of_ones_own_costs_a_line_of_status_and_is_told_before_a_release(
+    own: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own("version: 2\n")
+    store = Store.open(settings().store_url)
+    sweep = sweeps.begin(store, "run-1", {})
+    sweeps.write(store, sweep.id, failures(1))
+    store.close()
+    run = Run(monkeypatch, capsys)
+    assert run("status") == 0
+    assert "1 cell failed: " in run.out
+    assert "known issues are left out: " in run.err
+    monkeypatch.setattr(job, "check_host", lambda *_: None)
+    with pytest.raises(MatrixError, match=r"known\.yaml"):
+        preflight(make_job("qwen3-metax", None, settings()), settings())
 
 
 def test_status_and_show_name_the_issue(

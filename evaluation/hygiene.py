@@ -89,7 +89,7 @@ def operators_ran(operators: OperatorEvidence | None) -> list[HygieneCheck]:
     if operators.degree is Degree.FULL:
         said.append(f"none is missing of {of}")
     elif operators.degree is Degree.PARTIAL:
-        said.append(f"PARTIAL: {len(operators.missing)} did not run of {of}: {_some(operators.missing)}")
+        said.append(f"PARTIAL: not in the list are {len(operators.missing)} of {of}: {_some(operators.missing)}")
     else:
         said.append("nothing is known to compare them with")
     if operators.left_out_but_ran:

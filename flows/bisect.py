@@ -99,7 +99,13 @@ def bisect_job(
     with Journal(folder / "journal.jsonl", about) as journal:
         result = bisect(names, one, journal, log, judging=judging)
     subject = about_it(job, against.baseline_id, image, host, result)
-    lines = deny_list(job.engine.name, subject.already_removed, result)
+    lists = _lists(job)
+    lines = deny_list(
+        job.engine.name,
+        only=lists.operators,
+        without=lists.without_operators,
+        remove=operators.functions(result.remove),
+    )
     written = {"result.json": result.model_dump_json(indent=1)}
     if lines:
         written["deny-list.yaml"] = lines
@@ -201,9 +207,11 @@ def _without(job: Job, removed: frozenset[str]) -> Job:
     """The job without these operators."""
     lists, raw = _lists(job), dict(job.engine_settings)
     if not lists.operators:
-        raw["without_operators"] = [*lists.without_operators, *sorted(removed - set(lists.without_operators))]
+        told = set(lists.without_operators)
+        more = [name for name in operators.functions(removed) if name not in told]
+        raw["without_operators"] = [*lists.without_operators, *more]
         return replace(job, engine_settings=raw)
-    raw["operators"] = [name for name in lists.operators if name not in removed]
+    raw["operators"] = [name for name in lists.operators if operators.name_of(name) not in removed]
     if raw["operators"]:
         return replace(job, engine_settings=raw)
     # An empty list would mean all operators.
@@ -212,13 +220,22 @@ def _without(job: Job, removed: frozenset[str]) -> Job:
 
 
 def _require_told(files: Mapping[str, bytes], removed: frozenset[str], names: Sequence[str], log: Log) -> None:
-    """BisectError where the server did not care what it was to leave out, or ran nothing although some were left in."""
+    """BisectError where the server did not care what it was to leave out, or ran nothing although some were left in.
+
+    Without all that is searched none of it may run: what is measured then is what everything else is held against.
+    """
     ran = set(operators.read(files).operators)
     still = ran & removed
     if still == removed and len(removed) > 1:
         raise BisectError(
             f"the server ran all operators that it was told to leave out: {', '.join(sorted(still))}",
             remedy="see whether what serves reads the list: vllm-plugin-FL has to be loaded (docs/flagos.md)",
+        )
+    if still and removed.issuperset(names):
+        raise BisectError(
+            f"without any operator of the search the server ran some of them: {', '.join(sorted(still))}",
+            remedy="bisect without these: --operators FILE, with the names of the others. What calls a function of "
+            "FlagGems itself, and not through torch, cannot be told to leave it out",
         )
     if still:
         log(f"bisect: {', '.join(sorted(still))} ran although left out: other operators may call them")
@@ -238,7 +255,7 @@ def listed_in(path: Path) -> list[str]:
     found = operators.parse(text)
     if not found:
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
-        found = sorted({line for line in lines if line})
+        found = sorted({operators.name_of(line) for line in lines if line})
     if strange := [name for name in found if not operators.NAME.fullmatch(name)]:
         raise BisectError(f"{path} names what is no operator: {strange[0]!r}", remedy="write one name a line")
     return found

@@ -13,7 +13,7 @@ from flagrelease.operators.cases import OPERATORS
 from flagrelease.records import CanaryReference, CellImage
 from flagrelease.settings import Settings
 from flows.job import Job
-from runtime.engines.flagos import OperatorLists
+from runtime import operators
 
 TEXT_SHOWN = 256
 """Tokens of the text that a report carries, at most."""
@@ -39,7 +39,7 @@ def about_it(job: Job, baseline_id: str, image: CellImage | None, host: Settings
         engine=job.engine.name,
         baseline_id=baseline_id,
         versions={job.engine.display: served, **(image.versions if image else {}), "FlagRelease": __version__},
-        already_removed=job.limits.without_operators if isinstance(job.limits, OperatorLists) else [],
+        functions={name: operators.functions([name]) for name in involved},
         checked={name: each for name, each in found.items() if each},
         shapes={name: each.sizes for name, each in found.items() if each and each.sizes},
         check={

@@ -26,7 +26,7 @@ def checked(session: Session, image: CellImage | None) -> Checked | None:
     found = conformance.newest(session.store, cell.chip.key, version, cell.cell.model)
     if found is None:
         return None
-    verdicts = {name: found.verdicts.get(_function(name, found.verdicts), "") for name in ran}
+    verdicts = {name: found.verdicts.get(name, "") for name in ran}
     by_verdict = {verdict: [name for name in ran if verdicts[name] == verdict] for verdict in set(verdicts.values())}
     matching, differing, crashed = (by_verdict.get(verdict, []) for verdict in ("matches", "differs", "crashed"))
     if not (matching or differing or crashed):
@@ -60,11 +60,6 @@ def _ran(session: Session) -> Sequence[str]:
     """What was listed while the model was asked."""
     found = [session.run.finished(stage) for stage in (Stage.EVALUATE, Stage.CANARY)]
     return next((stage.output["operators"] for stage in found if stage and "operators" in stage.output), None) or ()
-
-
-def _function(listed: str, known: dict[str, str]) -> str:
-    """The operator that was checked of one in a list: FlagGems logs what computes, `rms_norm_forward`, `general_mm`."""
-    return listed if listed in known else listed.removesuffix("_forward").removeprefix("general_")
 
 
 def _file(session: Session, sha256: str, number: int) -> Artefact:

@@ -6,8 +6,8 @@ from typing import Any
 
 from evaluation.hygiene import operators_ran
 from flagrelease.pipeline import StageOutput
-from flagrelease.records import Artefact, Degree, OperatorEvidence, Stack, Stage
-from flagrelease.store.operators import newest_listed
+from flagrelease.records import Artefact, CellImage, Degree, OperatorEvidence, Stack, Stage
+from flagrelease.store.operators import Served, newest_listed
 from flows.session import Session
 from runtime import operators
 from runtime.engines.flagos import OperatorLists
@@ -41,10 +41,11 @@ def read_operators(session: Session, server: Server, stage: Stage) -> StageOutpu
 
 
 def _known(session: Session, stage: Stage) -> operators.Known | None:
-    job = session.job
-    other = newest_listed(
-        session.store, stage, model=job.cell.cell.model, engine=job.engine.name, besides=session.release
-    )
+    job, built = session.job, session.run.finished(Stage.BUILD)
+    image = built.output.get("image") if built else None
+    version = CellImage.model_validate(image).versions[job.engine.package] if image else job.engine_version
+    served = Served(job.cell.cell.model, job.cell.cell.chip, job.engine.name, version)
+    other = newest_listed(session.store, stage, served, package=job.engine.package, besides=session.release)
     return other and operators.Known(other.operators, f"release {other.release} of {other.cell}")
 
 

@@ -11,12 +11,15 @@ vllm-plugin-FL (`vllm_fl.dispatch.manager`) adds what it dispatched, whoever's i
 
     [DEBUG] vllm_fl.dispatch.ops.rms_norm: default.flagos
     [DEBUG] vllm_fl.dispatch.ops.attention_backend: vendor.musa
+
+The function that writes a line is not always the one that FlagGems registers, and leaves out by its name: `mm` never
+says anything, `general_mm` does. Names here, and in all that is stored, are those that can be left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from flagrelease.records import Degree, OperatorEvidence, OperatorList
@@ -42,17 +45,62 @@ NAME = re.compile(r"[\w.]+", re.ASCII)
 # Workers write one file over each other: a line may begin within another, or behind the zeros of a hole.
 _BROKEN = re.compile(r"\0+|(?=\[DEBUG\] )")
 _DISPATCHED = "vllm_fl.dispatch.ops."
+# Modules of vendors and architectures are imported under names of their own; some take those for their loggers.
+_GEMS = re.compile(r"flag_gems\.|(?:_[a-z]+|ampere|hopper|gcu\d+)\.(?:ops|fused)\.", re.ASCII)
 _METHODS = frozenset({"forward", "backward"})
 """Functions that say nothing without their module."""
+_WRITES_FOR = {
+    # Of all chips, or of Hopper's.
+    **dict.fromkeys(("general_mm", "streamk_mm", "gemv_mm"), "mm"),
+    **dict.fromkeys(("rms_norm_forward", "rms_norm_backward"), "rms_norm"),
+    **dict.fromkeys(("scatter_add_0", "scatter_add_1"), "scatter_add_"),
+    **dict.fromkeys(
+        ("scaled_dot_product_attention_forward", "scaled_dot_product_attention_backward"),
+        "scaled_dot_product_attention",
+    ),
+    "mean_dim_comm": "mean_dim",
+    "trunc_divide": "div_mode",
+    "trunc_divide_": "div_mode_",
+    "normed_cumsum": "multinomial",
+    "skip_layernorm": "skip_layer_norm",  # a module; of `forward` in it
+    # Of one vendor's: mthreads, kunlunxin, ascend, metax, cambricon.
+    **dict.fromkeys(("mm_fma", "mm_sqmma", "mm_sqmma_v31"), "mm"),
+    **dict.fromkeys(("addmm_fma", "addmm_sqmma"), "addmm"),
+    "bmm_fma": "bmm",
+    "rms_norm_backward_fusion": "rms_norm",
+    "mv_cluster": "mv",
+    "gather_flat_fixed": "gather",
+    **dict.fromkeys(("fused_repeat_and_index_select", "fused_repeat_interleave_dim0"), "repeat_interleave_self_tensor"),
+    "groupnorm": "group_norm",  # a module, and those that follow
+    "repeat_interleave": "repeat_interleave_self_int",
+    "attention": "scaled_dot_product_attention",
+}
+"""The function that FlagGems registers, or hands to engines, by the one that writes its line: FlagGems 5.0.2."""
+_TOGETHER = {"mm": ("mm_out",), "arange_start": ("arange",), "pad": ("constant_pad_nd",)}
+"""Registered functions that write the same line: a list tells them from each other never, so they go together."""
+_NAMES = _WRITES_FOR | {other: name for name, others in _TOGETHER.items() for other in others}
+_OF_TUNING = frozenset({"zero_"})
+"""Triton's `do_bench` clears the cache with it between two runs of a kernel that it tunes. Once what was tuned is on
+disk, it is called no more: it says nothing of the model."""
 
 
 def parse(text: str) -> list[str]:
-    """Names of the operators of FlagGems that a list names: the functions, sorted, each once.
+    """Names of the operators of FlagGems that a list names, as FlagGems leaves them out: sorted, each once.
 
     Lines that are no such line are left out: other loggers, operators that were the vendor's, and what several worker
     processes leave behind that write the same file.
     """
-    return sorted(set(_names(text)))
+    return sorted({name_of(name) for name in _names(text)})
+
+
+def name_of(function: str) -> str:
+    """An operator's name in all that `parse` yields, of a function that FlagGems registers or that writes its line."""
+    return _NAMES.get(function, function)
+
+
+def functions(names: Iterable[str]) -> list[str]:
+    """What FlagGems has to be told so that just these operators are left out, or run: sorted."""
+    return sorted({function for name in names for function in (name, *_TOGETHER.get(name, ()))})
 
 
 def read(files: Mapping[str, bytes]) -> OperatorList:
@@ -81,17 +129,19 @@ def compare(
     what the server was told to leave out. Where neither says anything, some that ran are all that is known.
     """
     expected, expectation = set[str](), ""
+    told, not_to_run = {name_of(name) for name in only}, {name_of(name) for name in without}
     if known is not None:
-        expected, expectation = set(known.operators) - set(without), f"listed by {known.source}"
-    if only:
-        used = expected & set(only)
+        expected, expectation = set(known.operators) - not_to_run, f"listed by {known.source}"
+    if told:
+        used = expected & told
         expectation = f"named by the cell{f' and {expectation}' if used else ''}"
-        expected = used or set(only)
+        expected = used or told
+    expected -= _OF_TUNING
     if not expected:
         expectation = ""
     missing = expected - set(ran)
     degree = Degree.UNKNOWN if not expected else Degree.PARTIAL if missing else Degree.FULL
-    left_out = set(ran) - set(only) if only else set(ran) & set(without)
+    left_out = set(ran) - told if told else set(ran) & not_to_run
     return OperatorEvidence(
         degree=degree if ran else Degree.NONE,
         ran=sorted(set(ran)),
@@ -111,7 +161,7 @@ def _names(text: str) -> Iterator[str]:
         if logger.startswith(_DISPATCHED):
             if message == "default.flagos":
                 yield logger.removeprefix(_DISPATCHED)
-        elif logger.startswith("flag_gems.") and (called := _CALLED.search(message)):
+        elif _GEMS.match(logger) and (called := _CALLED.search(message)):
             yield _function(logger.split("."), called["name"].strip())
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flagrelease.bisect.checked import CheckedOperator
 from flagrelease.bisect.records import BisectResult, Culprit, JudgedBy, Outcome, Step
-from flagrelease.records import Record
+from flagrelease.records import Record, Stack
 
 FENCE = "```"
 NARROW = 160
@@ -28,7 +28,9 @@ class Subject(Record):
     engine: str
     baseline_id: str
     versions: dict[str, str] = Field(description="of engine, FlagGems, torch, …, as far as they are known")
-    already_removed: list[str] = Field(description="operators that the cell leaves out anyway")
+    functions: dict[str, list[str]] = Field(
+        default_factory=dict, description="what FlagGems has to be told of an operator, where not its name alone"
+    )
     shapes: dict[str, list[str]] = Field(default_factory=dict, description="of an operator's arguments, where known")
     checked: dict[str, CheckedOperator] = Field(
         default_factory=dict, description="what a check on this host found of an operator, where there was one"
@@ -44,12 +46,22 @@ class Subject(Record):
     )
 
 
-def deny_list(engine: str, already_removed: Sequence[str], result: BisectResult) -> str:
-    """The lines for the cell in matrix.yaml that leave the culprits out; empty where there is none."""
-    if not result.culprits:
+def deny_list(engine: str, *, only: Sequence[str], without: Sequence[str], remove: Sequence[str]) -> str:
+    """The lines for the cell in matrix.yaml that leave out what is to be removed; empty where that is nothing.
+
+    `only` and `without`: the lists of the cell, of which it has one at most.
+    """
+    if not remove:
         return ""
-    removed = [*already_removed, *(name for name in result.remove if name not in already_removed)]
-    lists = {"engines": {engine: {"without_operators": removed}}}
+    lists: dict[str, object]
+    if not only:
+        removed = [*without, *(name for name in remove if name not in without)]
+        lists = {"engines": {engine: {"without_operators": removed}}}
+    elif left := [name for name in only if name not in remove]:
+        lists = {"engines": {engine: {"operators": left}}}
+    else:
+        # An empty list would mean all operators.
+        lists = {"stack": Stack.NATIVE.value}
     return yaml.safe_dump(lists, sort_keys=False, default_flow_style=None, width=NARROW)
 
 
@@ -157,9 +169,9 @@ def said(step: Step) -> str:
 
 
 def _reproduction(enabled: Sequence[str], subject: Subject) -> list[str]:
-    lines = []
+    lines, names = [], [function for name in enabled for function in subject.functions.get(name, [name])]
     if subject.engine != "torch_reference":
-        only = ",".join(enabled)
+        only = ",".join(names)
         lines += [
             "Serve the model through vllm-plugin-FL with these operators only, and again with none, and compare:",
             _fenced("shell", f"export VLLM_PLUGINS=fl VLLM_FL_PREFER_ENABLED=1 VLLM_FL_FLAGOS_WHITELIST={only}"),
@@ -167,7 +179,7 @@ def _reproduction(enabled: Sequence[str], subject: Subject) -> list[str]:
             "operator that only the engine calls is not reached this way):",
         ]
     tokens = subject.text or [1, 2, 3, 4]
-    script = REPRODUCTION.format(model=subject.model, tokens=tokens, include=list(enabled))
+    script = REPRODUCTION.format(model=subject.model, tokens=tokens, include=names)
     return [*lines, _fenced("python", script)]
 
 

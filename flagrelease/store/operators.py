@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sqlalchemy import select
+from sqlalchemy.orm import aliased
 
 from flagrelease.records import Degree, Stack, Stage
 from flagrelease.store.models import ReleaseRow, StageRow
@@ -19,20 +20,36 @@ class Listed(NamedTuple):
     operators: list[str]
 
 
-def newest_listed(store: Store, stage: Stage, *, model: str, engine: str, besides: int) -> Listed | None:
-    """What was listed when a stage of the newest release `besides` this one ended, on any chip; none: by no release.
+class Served(NamedTuple):
+    """What decides which operators a server is expected to list."""
 
-    Of the same model (its key in the matrix), on the stack `flagos`, through the same engine. The same stage, because a
-    server that only read the canary's texts calls fewer operators than one that wrote answers. A release that was told
-    which operators alone may run is left out, and one that lacked some itself: it would hide the same loss in the next.
+    model: str
+    """Its key in the matrix."""
+    chip: str
+    """Its key in the matrix: vendors have kernels of their own, under names of their own."""
+    engine: str
+    engine_version: str
+    """Another version may call others."""
+
+
+def newest_listed(store: Store, stage: Stage, served: Served, *, package: str, besides: int) -> Listed | None:
+    """What was listed when a stage of the newest release `besides` this one ended; none: by no release.
+
+    Of what was served the same, on the stack `flagos`; `package`: the engine's, whose version a release's image tells.
+    The same stage, because a server that only read the canary's texts calls fewer operators than one that wrote
+    answers. A release that was told which operators alone may run is left out, and one that lacked some itself: it
+    would hide the same loss in the next.
     """
+    built, cell = aliased(StageRow), ReleaseRow.snapshot["cell"]["cell"]
     listed = (
-        select(ReleaseRow.id, ReleaseRow.cell, StageRow.inputs, StageRow.output)
+        select(ReleaseRow.id, ReleaseRow.cell, StageRow.inputs, StageRow.output, built.output)
         .join(StageRow, StageRow.release_id == ReleaseRow.id)
+        .outerjoin(built, (built.release_id == ReleaseRow.id) & (built.stage == Stage.BUILD))
         .where(
             ReleaseRow.id != besides,
-            ReleaseRow.engine == engine,
-            ReleaseRow.snapshot["cell"]["cell"]["model"].as_string() == model,
+            ReleaseRow.engine == served.engine,
+            cell["model"].as_string() == served.model,
+            cell["chip"].as_string() == served.chip,
             StageRow.stage == stage,
             StageRow.state == "completed",
             StageRow.inputs["stack"].as_string() == Stack.FLAGOS,
@@ -40,9 +57,12 @@ def newest_listed(store: Store, stage: Stage, *, model: str, engine: str, beside
         .order_by(ReleaseRow.id.desc())
     )
     with store.session() as session:
-        for release, cell, inputs, output in session.execute(listed.execution_options(yield_per=10)):
+        for release, name, inputs, output, of_build in session.execute(listed.execution_options(yield_per=10)):
+            image = (of_build or {}).get("image") or {"versions": {}}
+            version = image["versions"].get(package, inputs.get("engine_version"))
             operators = (output or {}).get("operators")
             degree = ((output or {}).get("operator_evidence") or {}).get("degree")
-            if operators and degree != Degree.PARTIAL and not inputs["engine_settings"].get("operators"):
-                return Listed(release, cell, operators)
+            alone = inputs["engine_settings"].get("operators")
+            if operators and degree != Degree.PARTIAL and version == served.engine_version and not alone:
+                return Listed(release, name, operators)
     return None

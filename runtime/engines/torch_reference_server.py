@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Body = Mapping[str, Any]
@@ -66,6 +68,11 @@ class Model:
 
         # The context is never left: it ends with the process.
         gems = flag_gems.use_gems(include=list(include), exclude=list(exclude), record=True, once=True, path=path)
+        # FlagGems imports modules of vendors under names of their own (`_hygon.ops.mm`): what they log is none of its.
+        within = f"{Path(flag_gems.__file__).parent}{os.sep}"
+        files = [(name, getattr(module, "__dict__", {}).get("__file__")) for name, module in sys.modules.items()]
+        for root in {name.partition(".")[0] for name, file in files if str(file).startswith(within)} - {"flag_gems"}:
+            logging.getLogger(root).parent = logging.getLogger("flag_gems")
         self._thread.submit(gems.__enter__).result()
 
     def write(self, ids: list[int], body: Body, most: int) -> Written:

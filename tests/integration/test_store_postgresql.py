@@ -15,7 +15,7 @@ from flagrelease.errors import StoreError, StoreVersionError
 from flagrelease.pipeline import ReleaseRun, StageOutput, plan
 from flagrelease.records import Artefact, Item, Publication, Stage
 from flagrelease.store import Store
-from flagrelease.store.operators import Listed, newest_listed
+from flagrelease.store.operators import Listed, Served, newest_listed
 from flagrelease.store.queries import release_view
 from runtime.launch.process import free_port
 from tests.postgresql import PostgreSQL
@@ -71,14 +71,16 @@ def test_a_release_with_everything(store: Store) -> None:
 
 
 def test_what_another_release_of_the_model_listed_is_found(store: Store) -> None:
-    snapshot = {"cell": {"cell": {"model": "m"}}}
+    snapshot = {"cell": {"cell": {"model": "m", "chip": "c"}}}
     release = store.begin_release(cell="m-c", key="k", engine="e", snapshot=snapshot, code_version="0")
-    inputs = {stage: {"stack": "flagos", "engine_settings": {}} for stage in Stage}
+    inputs = {stage: {"stack": "flagos", "engine_settings": {}, "engine_version": "1"} for stage in Stage}
     run = ReleaseRun(store, release, plan(inputs), lambda _: None)
     run.stage(Stage.EVALUATE, lambda: StageOutput({"operators": ["add", "mm"]}))
-    found = newest_listed(store, Stage.EVALUATE, model="m", engine="e", besides=0)
+    served = Served("m", "c", "e", "1")
+    found = newest_listed(store, Stage.EVALUATE, served, package="p", besides=0)
     assert found == Listed(release, "m-c", ["add", "mm"])
-    assert newest_listed(store, Stage.EVALUATE, model="n", engine="e", besides=0) is None
+    for other in ({"model": "n"}, {"chip": "d"}, {"engine_version": "2"}):
+        assert newest_listed(store, Stage.EVALUATE, served._replace(**other), package="p", besides=0) is None
 
 
 def test_two_that_store_the_same_evaluation_at_once_store_one(

@@ -28,6 +28,7 @@ from flows import serving, stages
 from flows.bisect_items import flipped
 from flows.job import Job, make_job
 from flows.session import open_session
+from runtime import operators
 from runtime.engines.flagos import OperatorLists
 from runtime.engines.torch_reference import TorchReference
 from runtime.engines.vllm import Vllm
@@ -50,7 +51,9 @@ class StandInServers:
         self.deaf = False
         """Whether it runs what it is to leave out."""
         self.called: set[str] = set()
-        """Operators that others call, so that they run although left out."""
+        """Operators that others call, so that they run, where others do, although left out."""
+        self.deaf_to: set[str] = set()
+        """Operators that run whatever is left out."""
         self.silent = False
         self.running: set[str] = set()
         self.starts = 0
@@ -66,15 +69,18 @@ class StandInServers:
             raise PortError("the port is taken", remedy="none")
         told = job.limits
         assert isinstance(told, OperatorLists)
-        left_out = set() if self.deaf else set(told.without_operators) - self.called
-        ran = set(told.operators or OPERATORS) - left_out
+        left_out = set() if self.deaf else set(told.without_operators)
+        # As FlagGems has it, whose mm and mm_out are one function.
+        ran = {name for name in told.operators or OPERATORS if not set(operators.functions([name])) <= left_out}
+        ran |= (self.called if ran else set()) | self.deaf_to
         self.running = ran if job.cell.cell.stack is Stack.FLAGOS else set()
         if self.running & self.crashing:
             raise ServerError("the server died while loading after 3 s: exited with code 1", remedy="see its log")
         yield self
 
     def read(self, path: str) -> bytes | None:
-        lines = [f"[DEBUG] flag_gems.ops.{name}.{name}: GEMS {name}" for name in sorted(self.running)]
+        writes = {name: "general_mm" if name == "mm" else name for name in sorted(self.running)}
+        lines = [f"[DEBUG] flag_gems.ops.{name}.{function}: GEMS {name}" for name, function in writes.items()]
         return "\n".join(lines).encode() if path == WRITTEN and not self.silent else None
 
     def canary(self, *_: object) -> CanaryResult:
@@ -224,6 +230,27 @@ def test_an_operator_that_another_one_calls_is_told_of(servers: StandInServers, 
     assert run("bisect", "smollm2-cpu") == 0
     assert "bisect: sum ran although left out" in run.out
     assert "without mm, and not with it" in run.out
+
+
+def test_what_is_called_without_any_operator_is_no_floor(servers: StandInServers, release: Release, run: Run) -> None:
+    release()
+    servers.bad, servers.deaf_to = {"mm"}, {"mm"}
+    assert run("bisect", "smollm2-cpu") == ERROR
+    assert "without any operator of the search the server ran some of them: mm" in run.err
+    assert "--operators FILE" in run.err
+
+
+def test_all_functions_that_write_the_culprits_line_are_left_out(
+    servers: StandInServers, release: Release, run: Run, home: Path
+) -> None:
+    release(ran=None)
+    servers.bad = {"mm"}
+    # Names of a release whose list nobody read, or written by hand.
+    (home / "list.txt").write_text("add\ngeneral_mm\nsilu\n")
+    assert run("bisect", "smollm2-cpu", "--operators", home / "list.txt") == 0
+    assert "CULPRITS: the model is good without mm, and not with it" in run.out
+    assert "without_operators: [mm, mm_out]" in run.out
+    assert "use_gems(include=['mm', 'mm_out'])" in next(settings().work_path.rglob("report-mm.md")).read_text()
 
 
 def test_a_server_without_a_list_ends_the_search(servers: StandInServers, release: Release, run: Run) -> None:

@@ -22,7 +22,6 @@ SUBJECT = Subject(
     engine="vllm",
     baseline_id="model-vllm-1",
     versions={"vllm": "0.32.0", "flag-gems": "5.0.2"},
-    already_removed=["topk"],
     shapes={"op3_3": ["(1, 4096) bfloat16"]},
     text=[5, 6, 7],
 )
@@ -34,13 +33,30 @@ def searched(path: Path, **faults: object) -> BisectResult:
 
 def test_the_deny_list_keeps_what_was_left_out_before_and_is_what_the_engine_takes(tmp_path: Path) -> None:
     result = searched(tmp_path, bad=["op3_3"], crashing=["op9_2"])
-    lists = yaml.safe_load(deny_list("vllm", ["topk", "op9_2"], result))
+    lists = yaml.safe_load(deny_list("vllm", only=[], without=["topk", "op9_2"], remove=result.remove))
     assert sorted(lists["engines"]["vllm"]["without_operators"]) == ["op3_3", "op9_2", "topk"]
     engine("vllm").settings({"plugin": True, **lists["engines"]["vllm"]})
 
 
+def test_of_a_cell_that_names_what_alone_runs_the_rest_is_left() -> None:
+    lists = yaml.safe_load(
+        deny_list("torch_reference", only=["add", "mm", "mm_out"], without=[], remove=["mm", "mm_out"])
+    )
+    assert lists == {"engines": {"torch_reference": {"operators": ["add"]}}}
+    # An empty list would let all run.
+    assert yaml.safe_load(deny_list("vllm", only=["mm"], without=[], remove=["mm", "mm_out"])) == {"stack": "native"}
+
+
 def test_without_a_culprit_there_is_no_deny_list(tmp_path: Path) -> None:
-    assert deny_list("vllm", ["topk"], searched(tmp_path)) == ""
+    assert deny_list("vllm", only=[], without=["topk"], remove=searched(tmp_path).remove) == ""
+
+
+def test_what_writes_one_line_is_named_together_in_what_people_run(tmp_path: Path) -> None:
+    result = searched(tmp_path, bad=["op3_3"])
+    told = SUBJECT.model_copy(update={"functions": {"op3_3": ["op3_3", "op3_3_out"]}})
+    text = upstream_report(result, result.culprits[0], told)
+    assert "VLLM_FL_FLAGOS_WHITELIST=op3_3,op3_3_out" in text
+    assert "use_gems(include=['op3_3', 'op3_3_out'])" in text
 
 
 def test_a_report_says_what_happens_with_which_versions_and_how_to_see_it(tmp_path: Path) -> None:

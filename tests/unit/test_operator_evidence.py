@@ -13,7 +13,7 @@ import yaml
 from flagrelease.pipeline import StageOutput
 from flagrelease.records import Degree, OperatorEvidence, Stage
 from flagrelease.settings import settings
-from flagrelease.store.operators import newest_listed
+from flagrelease.store.operators import Served, newest_listed
 from flows.job import make_job, make_plan
 from flows.operator_evidence import operators_that_ran, read_operators
 from flows.session import open_session, open_store
@@ -24,6 +24,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.needs("llama_cpp")
 
 Released = Callable[..., OperatorEvidence | None]
+VERSION = "2.13.0, FlagGems 5.0.2"
 
 
 class StandInServer:
@@ -45,7 +46,7 @@ def said() -> list[str]:
 @pytest.fixture
 def released(home: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Released:
     """Releases the small cell, changed, with a server that lists `ran`; the evidence that it leaves."""
-    monkeypatch.setattr(TorchReference, "version", lambda _: "2.13.0, FlagGems 5.0.2")
+    monkeypatch.setattr(TorchReference, "version", lambda _: VERSION)
 
     def make(
         ran: list[str],
@@ -77,7 +78,7 @@ def test_the_newest_other_release_says_what_should_have_run(released: Released, 
     assert part is not None
     assert (part.degree, part.missing, part.left_out_but_ran) == (Degree.PARTIAL, ["mm", "sum"], ["topk"])
     assert part.expectation == "listed by release 1 of smollm2-cpu"
-    assert any("PARTIAL: 2 did not run of 3 expected" in line for line in said)
+    assert any("PARTIAL: not in the list are 2 of 3 expected" in line for line in said)
     # What lacked some itself hides nothing in the next one.
     again = released(["add"], {"threads": 3})
     assert again is not None
@@ -90,16 +91,44 @@ def test_the_newest_other_release_says_what_should_have_run(released: Released, 
     assert (later.missing, later.expectation) == (["new"], "listed by release 4 of smollm2-cpu")
 
 
-def test_another_model_or_engine_says_nothing(released: Released) -> None:
+def test_another_model_chip_engine_or_version_of_it_says_nothing(released: Released) -> None:
     released(["add"], {"threads": 1})
+    same = Served("smollm2", "cpu", "torch_reference", VERSION)
     with closing(open_store(settings())) as store:
 
-        def known(model: str, engine: str) -> bool:
-            return newest_listed(store, Stage.EVALUATE, model=model, engine=engine, besides=0) is not None
+        def known(served: Served) -> bool:
+            return newest_listed(store, Stage.EVALUATE, served, package="torch", besides=0) is not None
 
-        assert known("smollm2", "torch_reference")
-        assert not known("smollm2", "vllm")
-        assert not known("qwen3", "torch_reference")
+        assert known(same)
+        others = [{"model": "qwen3"}, {"chip": "metax"}, {"engine": "vllm"}, {"engine_version": "2.14.0"}]
+        assert not any(known(same._replace(**other)) for other in others)
+
+
+def test_a_new_version_of_the_engine_may_call_fewer_operators(
+    released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released(["add", "mm"], {"threads": 1})
+    monkeypatch.setattr(TorchReference, "version", lambda _: "2.14.0, FlagGems 5.0.2")
+    first = released(["add"], {"threads": 1})
+    assert first is not None
+    assert first.degree is Degree.UNKNOWN
+    second = released(["add"], {"threads": 2})
+    assert second is not None
+    assert (second.degree, second.expectation) == (Degree.FULL, "listed by release 2 of smollm2-cpu")
+
+
+def test_the_version_in_a_releases_image_counts_where_there_is_one(released: Released) -> None:
+    released(["add"], {"threads": 1})
+    served = Served("smollm2", "cpu", "torch_reference", "0.20.1")
+    with closing(open_store(settings())) as store:
+        image = {"image": {"versions": {"torch": "0.20.1"}}}
+        store.finish_stage(1, Stage.BUILD, key="built", output=image)
+        found = newest_listed(store, Stage.EVALUATE, served, package="torch", besides=0)
+        assert found is not None
+        assert (
+            newest_listed(store, Stage.EVALUATE, served._replace(engine_version=VERSION), package="torch", besides=0)
+            is None
+        )
 
 
 def test_what_was_compared_once_stays_whatever_is_released_later(released: Released) -> None:

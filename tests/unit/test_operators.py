@@ -25,7 +25,6 @@ def test_a_list_with_the_plugin_names_what_flaggems_ran_and_not_what_the_vendor_
         "fused_add_rms_norm",
         "gems_rms_forward",
         "rms_norm",
-        "rms_norm_forward",
         "silu_and_mul",
         "softmax_out",
     ]
@@ -40,8 +39,16 @@ def test_a_list_with_the_plugin_names_what_flaggems_ran_and_not_what_the_vendor_
         ("[DEBUG] flag_gems.runtime.backend._kunlunxin.ops.prod.prod: GEMS_KUNLUNXIN PROD", "prod"),
         (
             "[DEBUG] flag_gems.runtime.backend._nvidia.hopper.ops.mm.general_mm: GEMS MM-hopper, [op]: mm",
-            "general_mm",
+            "mm",
         ),
+        ("[DEBUG] flag_gems.ops.mean.mean_dim_comm: GEMS MEAN_DIM", "mean_dim"),
+        ("[DEBUG] flag_gems.ops.baddbmm.forward: GEMS BADDBMM FORWARD", "baddbmm"),
+        ("[DEBUG] flag_gems.fused.skip_layernorm.forward: GEMS SKIP LAYERNORM FORWARD", "skip_layer_norm"),
+        ("[DEBUG] flag_gems.runtime.backend._mthreads.ops.mm.mm_sqmma: GEMS_MTHREADS MM(SQMMA)", "mm"),
+        ("[DEBUG] flag_gems._metax.ops.mm.mm_out: METAX GEMS MM_OUT", "mm"),
+        # Loggers of vendors' modules that are none of FlagGems'.
+        ("[DEBUG] _hygon.ops.mm.mm: GEMS MM", "mm"),
+        ("[DEBUG] hopper.ops.mul.mul: GEMS MUL", "mul"),
         ("\0\0\0[DEBUG] flag_gems.ops.mul.mul: GEMS MUL\r", "mul"),  # two processes, one file
     ],
 )
@@ -61,12 +68,19 @@ def test_workers_that_write_one_file_over_each_other_lose_names_and_make_none_up
         "[DEBUG] vllm_fl.dispatch.ops.rms_norm: reference.torch\n",
         "[DEBUG] flag_gems.utils.libentry.run: autotuning add_kernel\n",
         "[INFO] vllm.v1.worker: GEMS ADD\n",
+        "[DEBUG] torch.ops.add.add: GEMS ADD\n",
         "add\nmul\n",  # names alone: a table of what could run
         "EBUG] flag_gems.ops.add.add: GEMS ADD\n",
     ],
 )
 def test_what_is_no_operator_that_ran_is_left_out(text: str) -> None:
     assert operators.parse(text) == []
+
+
+def test_what_is_to_be_left_out_is_told_by_the_names_of_all_functions_that_write_the_line() -> None:
+    assert operators.functions(["mm", "add", "arange_start"]) == ["add", "arange", "arange_start", "mm", "mm_out"]
+    for name in operators.functions(["mm", "arange_start", "pad"]):
+        assert operators.name_of(name) in {"mm", "arange_start", "pad"}
 
 
 def test_files_are_read_together_and_those_without_an_operator_are_no_source() -> None:
@@ -100,6 +114,11 @@ KNOWN = operators.Known(["add", "mm", "topk"], "release 7 of qwen3-metax")
         (["add", "sum"], ["add"], [], KNOWN, Degree.FULL, [], ["sum"]),
         (["add"], [], ["add", "mm", "topk"], KNOWN, Degree.UNKNOWN, [], ["add"]),
         ([], [], [], KNOWN, Degree.NONE, ["add", "mm", "topk"], []),
+        # A list calls mm_out mm as well.
+        (["add", "topk"], [], ["mm", "mm_out"], KNOWN, Degree.FULL, [], []),
+        (["mm"], ["mm_out"], [], None, Degree.FULL, [], []),
+        # Triton's tuner calls it, and not again once it has tuned.
+        (["add"], [], [], operators.Known(["add", "zero_"], "release 7 of qwen3-metax"), Degree.FULL, [], []),
         ([], [], [], None, Degree.NONE, [], []),
     ],
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,8 +17,8 @@ from flagrelease.records import Stack
 from flagrelease.settings import settings
 from runtime.engines import engine, torch_reference
 from runtime.engines.interface import ServeRequest
-from runtime.engines.torch_reference_server import parsed
-from runtime.operators import WRITTEN
+from runtime.engines.torch_reference_server import Model, parsed
+from runtime.operators import WRITTEN, parse
 
 REQUEST = ServeRequest(Path("/models/m"), "m", "127.0.0.1", 8000)
 ENGINE = engine("torch_reference")
@@ -74,3 +78,60 @@ def test_a_host_without_torch_hears_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     liar.write_text("#!/bin/sh\necho 2.13.0, transformers 5.19.0\n")
     torch_reference._version.cache_clear()
     assert ENGINE.version() == "2.13.0, transformers 5.19.0"
+
+
+STAND_IN_FLAG_GEMS = """
+import importlib, logging, os, sys
+
+class use_gems:
+    def __init__(self, include, exclude, record, once, path):
+        self.path = path
+
+    def __enter__(self):
+        logger = logging.getLogger("flag_gems")
+        handler = logging.FileHandler(self.path, mode="w")
+        handler.setFormatter(logging.Formatter("[%(levelname)s] %(name)s.%(funcName)s: %(message)s"))
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+sys.path.append(os.path.dirname(__file__))
+vendor = importlib.import_module("_standin.ops")
+"""
+OPERATORS_OF_A_VENDOR = """
+import logging
+
+logger = logging.getLogger(__name__)
+
+def add():
+    logger.debug("GEMS ADD")
+"""
+
+
+@pytest.fixture
+def stand_in_flag_gems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A stand-in for FlagGems that imports a vendor's operators, and records, as FlagGems does; the list."""
+    package = tmp_path / "flag_gems"
+    (package / "_standin").mkdir(parents=True)
+    (package / "__init__.py").write_text(STAND_IN_FLAG_GEMS)
+    (package / "_standin/__init__.py").touch()
+    (package / "_standin/ops.py").write_text(OPERATORS_OF_A_VENDOR)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield tmp_path / "list.txt"
+    logger = logging.getLogger("flag_gems")
+    for handler in list(logger.handlers):
+        handler.close()
+        logger.removeHandler(handler)
+    for name in ("flag_gems", "_standin", "_standin.ops"):
+        sys.modules.pop(name, None)
+
+
+def test_what_a_vendors_module_logs_under_a_name_of_its_own_is_listed(stand_in_flag_gems: Path) -> None:
+    model = Model.__new__(Model)
+    model._thread = ThreadPoolExecutor(1)
+    flag_gems = import_module("flag_gems")
+    # It has asked for its level before anything is recorded.
+    flag_gems.vendor.add()
+    model.use_operators(include=[], exclude=[], path=str(stand_in_flag_gems))
+    flag_gems.vendor.add()
+    assert parse(stand_in_flag_gems.read_text()) == ["add"]

@@ -53,6 +53,9 @@ FAULTS: dict[str, Callable[..., Any]] = {
     "crash": _crash,
 }
 
+WRITES = {"mm": "general_mm"}
+"""Functions that write the line of another one, which alone can be left out, as FlagGems has them."""
+
 
 def _name(operator: Any) -> str:
     """As FlagGems names its functions: mean.dim is mean_dim."""
@@ -77,7 +80,8 @@ class _Hooks(TorchDispatchMode):  # type: ignore[misc]
             return operator(*args, **options)
         if name not in self._seen:
             self._seen.add(name)
-            print(f"[DEBUG] flag_gems.ops.{name}.{name}: GEMS {name.upper()}", file=self._listed, flush=True)
+            function = WRITES.get(name, name)
+            print(f"[DEBUG] flag_gems.ops.{name}.{function}: GEMS {name.upper()}", file=self._listed, flush=True)
         fault = self._faults.get(name)
         return operator(*args, **options) if fault is None else FAULTS[fault](operator, *args, **options)
 

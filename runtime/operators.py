@@ -77,7 +77,7 @@ _WRITES_FOR = {
 }
 """The function that FlagGems registers, or hands to engines, by the one that writes its line: FlagGems 5.0.2."""
 _TOGETHER = {"mm": ("mm_out",), "arange_start": ("arange",), "pad": ("constant_pad_nd",)}
-"""Registered functions that write the same line: a list tells them from each other never, so they go together."""
+"""Registered functions that write the same line, which a list cannot tell apart: they go together."""
 _NAMES = _WRITES_FOR | {other: name for name, others in _TOGETHER.items() for other in others}
 _OF_TUNING = frozenset({"zero_"})
 """Triton's `do_bench` clears the cache with it between two runs of a kernel that it tunes. Once what was tuned is on

@@ -35,6 +35,9 @@ ON_A_CPU = ("add", "silu", "rms_norm", "softmax")
 """A handful that the interpreter is through with in seconds."""
 LONGEST_S = 100.0
 """Most seconds of one operator, so that one that tunes for minutes leaves time to the others."""
+TUNE_LONG = frozenset({"mm", "addmm", "bmm"})
+"""Operators with over a hundred configurations, compiled anew for many sizes. Each is asked last and with no other
+beside it: the others would wait for the device until their time is over."""
 AT_ONCE = 6
 """Operators at once on a device: importing and comparing take longer than the device, which each of them has alone
 while it tunes or times (`flagrelease.operators.worker`)."""
@@ -76,7 +79,8 @@ def check(
     at_once = 1 if plan.device == "cpu" else AT_ONCE
     for operator, seconds in _each(part, plan, folder, at_once):
         row = _row(plan, operator, folder) | {"listed": operator in listed, "seconds": round(seconds, 1)}
-        if row["asked"]:
+        # Also one that could not be asked: its line says why.
+        if row["lines"]:
             rows.append(row)
             unasked.remove(operator)
         say(f"{operator}: {row['verdict'] if not row['left_out'] else 'not wholly asked'} ({seconds:.0f} s)")
@@ -97,9 +101,9 @@ def _each(part: Part, plan: Plan, folder: Path, at_once: int) -> Iterator[tuple[
 
     What a killed one wrote counts.
     """
-    waiting, running = list(plan.operators), dict[int, _Running]()
+    waiting, running = sorted(plan.operators, key=TUNE_LONG.__contains__), dict[int, _Running]()
     while waiting or running:
-        while waiting and len(running) < at_once and part.left() > 1:
+        while waiting and len(running) < (1 if waiting[0] in TUNE_LONG else at_once) and part.left() > 1:
             one = _start(replace(plan, operators=(waiting.pop(0),)), folder)
             running[one.process.sentinel] = one
         if not running:

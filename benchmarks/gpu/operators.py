@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -65,10 +66,12 @@ def missing(asked: argparse.Namespace) -> list[str]:
     wanted.setdefault(asked.operators or here, []).extend(CHECKS)
     # On a CPU a stand-in is served in FlagGems' place.
     wanted.setdefault(asked.torch or here, []).extend([*SERVES, *([] if asked.device == "cpu" else ["flag-gems"])])
+    # The file, not the module: the package cannot be imported where it is not installed.
+    own = runpy.run_path(str(ROOT / "flagrelease/secrets.py"))["child_environment"]()
     said = []
     for python, names in wanted.items():
         try:
-            done = subprocess.run([python, "-c", _ASK, *names], capture_output=True, text=True, check=True)
+            done = subprocess.run([python, "-c", _ASK, *names], capture_output=True, text=True, check=True, env=own)
         except (OSError, subprocess.CalledProcessError) as error:
             said.append(f"{python} cannot be run: {error}")
             continue

@@ -90,7 +90,7 @@ def _operators(part: Found | None, *, interpreter: bool) -> list[str]:
             f"{row['matching']}/{row['cases']}" + (f" ({row['left_out']} not asked)" if row["left_out"] else ""),
             "" if row["worst"] is None else f"{row['worst']:.2g}",
             "not measured on a CPU" if interpreter else _speed(row),
-            "not wholly asked" if row["left_out"] and row["verdict"] == "matches" else row["verdict"],
+            "not wholly asked" if row["left_out"] and row["verdict"] == "not runnable here" else row["verdict"],
             _line(row["reason"]),
         ]
         for row in found["operators"]

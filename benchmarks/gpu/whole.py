@@ -26,6 +26,7 @@ from flagrelease.errors import FlagReleaseError
 from flagrelease.operators.environment import device_of, environment
 from flagrelease.policy import CanaryPolicy
 from flagrelease.records import CanaryPrompt, CanaryReference, Evaluation, Stack
+from flagrelease.secrets import child_environment
 from flagrelease.settings import settings
 from flagrelease.verdicts import CanaryResult
 from runtime.operators import compare
@@ -34,6 +35,10 @@ STAND_IN = "a stand-in for FlagGems: torch's own operators, hooked and listed"
 # Most of the whole time that a part may take. What it leaves is the later ones'; operators get the rest.
 WEIGHTS, NATIVE, AGAIN, FLAGOS, VERDICT = 0.08, 0.23, 0.09, 0.33, 0.04
 NO_DEVICE = 2
+CACHES = (
+    "kernels that were compiled and tuned are kept in ~/.triton and ~/.flaggems: a second run on this machine goes on "
+    "from there, and comes further"
+)
 _DEVICE = """
 import json, sys, torch
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "name": "CPU (no accelerator is used)"}
@@ -98,7 +103,10 @@ class _Whole:
         ]
         for name, share, work in steps:
             self.parts.run(name, 60 * self.asked.minutes * share, work)
-        return 0 if all(part.done for part in self.parts.all) else 1
+        done = all(part.done for part in self.parts.all)
+        if not done and self.device != "cpu":
+            _say(CACHES)
+        return 0 if done else 1
 
     def _weights(self, part: Part) -> None:
         self.small = serving.small_model(self.asked.weights, self.work / "weights")
@@ -193,11 +201,12 @@ class _Whole:
 def _device(device: str) -> dict[str, Any]:
     """Torch's name of the device, and what it is; with the driver's version where nvidia-smi tells it."""
     program = [str(environment().python), "-c", _DEVICE, device]
-    told = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    own = child_environment()
+    told = subprocess.run(program, capture_output=True, text=True, check=True, env=own).stdout.splitlines()[-1]
     found: dict[str, Any] = {"device": device, **json.loads(told)}
     if device == "cuda" and shutil.which("nvidia-smi"):
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        found["driver"] = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        found["driver"] = subprocess.run(asked, capture_output=True, text=True, check=False, env=own).stdout.strip()
     return found
 
 

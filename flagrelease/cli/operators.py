@@ -9,6 +9,7 @@ import typer
 
 from flagrelease.cli.inspect import AsJson
 from flagrelease.cli.operators_issues import issues
+from flagrelease.cli.operators_table import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="FlagGems' operators: list them, and check them against a reference.")
 app.command()(issues)
-WIDTH = 300
 DIFFERENT, UNKNOWN = 1, 2
 
 
@@ -53,7 +53,7 @@ def list_(
     table = Table("Operator", "Aten keys", "Own ones" if vendor else "Vendors with an own one", box=None)
     for each in catalogue.operators:
         table.add_row(each.name, ", ".join(each.keys) or "(called by name)", _overrides(each, vendor))
-    _print(table)
+    print_table(table)
     keys = sum(len(each.keys) for each in catalogue.operators)
     typer.echo(f"\nFlagGems {catalogue.version}: {len(catalogue.operators)} operators, {keys} aten keys")
     for note in catalogue.notes:
@@ -101,7 +101,7 @@ def check(
         typer.echo(json.dumps(in_json(plan, results), indent=1))
     else:
         typer.echo()
-        _print(_table(results, plan.loaded))
+        print_table(_table(results, plan.loaded))
         how = "in Triton's interpreter: arithmetic only, no compiler, no device" if plan.device == "cpu" else ""
         of_chip = f" of {meant.display}" if meant else ""
         typer.echo(f"\nsizes of {shapes.model}, {shapes.dtype} and float32, on {plan.device}{of_chip} {how}".rstrip())
@@ -171,9 +171,3 @@ def _table(results: list[OperatorResult], loaded: Loaded | None) -> Table:
         on_device = [_short(each.speed_ratio), loaded.own(each.operator) or ""] if loaded else []
         table.add_row(each.operator, f"{each.matching}/{each.cases}", *shown, each.verdict, *on_device, each.reason)
     return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    Console(width=WIDTH, soft_wrap=True, markup=False).print(table)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flagrelease.cli.inspect import AsJson
-
-WIDTH = 300
+from flagrelease.cli.operators_table import print_table
 
 if TYPE_CHECKING:
     from flagrelease.operators.known_issues import KnownIssue, Passed
@@ -22,10 +21,12 @@ def issues(
 ) -> None:
     """List the known issues of FlagGems' operators: chips, versions, operators, symptom, and whether they are fixed.
 
-    Where one is said to be fixed, the conformance checks in the store say whether it is, for each of its chips.
+    Where one is said to be fixed, the conformance checks in the store say whether it is, for each of its chips. A store
+    that cannot be read counts as one without checks.
     """
     import json
 
+    from flagrelease.errors import StoreError
     from flagrelease.loading import chip_named, load_known_issues
     from flagrelease.settings import settings
     from flagrelease.store import plans
@@ -34,13 +35,17 @@ def issues(
     if chip is not None:
         chip_named(chip)
     found = [issue for issue in load_known_issues() if chip is None or issue.is_of(chip)]
-    with closing(plans.open_for_reading(settings().store_url)) as store:
-        states = [_states(issue, [chip] if chip else issue.chips, partial(passed, store)) for issue in found]
+    chips = [[chip] if chip else issue.chips for issue in found]
+    try:
+        with closing(plans.open_for_reading(settings().store_url)) as store:
+            states = [_states(issue, each, partial(passed, store)) for issue, each in zip(found, chips, strict=True)]
+    except StoreError as error:
+        typer.echo(f"the store cannot be read, so no check is known to have passed; {error.remedy}", err=True)
+        states = [_states(issue, each, lambda *_: None) for issue, each in zip(found, chips, strict=True)]
     if as_json:
         listed = [issue.model_dump() | {"states": state} for issue, state in zip(found, states, strict=True)]
         typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("Id", "Chips", "FlagGems", "Operators", "State", "Symptom", box=None)
@@ -48,7 +53,7 @@ def issues(
         operators = ", ".join(issue.operators) + ("" if issue.deny else " (none to leave out)")
         where = [f"{name}: {each}" if len(state) > 1 else each for name, each in state.items()]
         table.add_row(issue.id, ", ".join(issue.chips), issue.flag_gems, operators, "\n".join(where), issue.symptom)
-    Console(width=WIDTH, soft_wrap=True, markup=False, highlight=False).print(table)
+    print_table(table)
     typer.echo(f"\n{len(found)} issues; evidence: --json")
 
 

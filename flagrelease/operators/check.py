@@ -11,20 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from flagrelease.chip import Chip
 from flagrelease.errors import OutputError, PreflightError, UnknownNameError
 from flagrelease.operators.cases import ACCELERATOR, CPU, OPERATORS, Case, cases_of
 from flagrelease.operators.catalogue import KNOWN_VERSION
 from flagrelease.operators.environment import INSTALL, Environment, Loaded, device_of, loaded
-from flagrelease.operators.results import OperatorResult, judge_operator, read_lines
+from flagrelease.operators.results import NOT_ASKED, OperatorResult, judge_operator, read_lines
 from flagrelease.operators.shapes import Shapes
+from flagrelease.operators.worker import NO_VERDICT
 from flagrelease.records import digest
 from flagrelease.secrets import child_environment
 
 WORKER = "flagrelease.operators.worker"
 TIMEOUT = 600.0
 """Seconds that one operator may take; on a device most of it is compiling."""
-_METHOD = 2
+_OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
+"""What a program gives itself; the others are sent by somebody else, such as the host where memory runs out."""
+_METHOD = 3
 """Raise where a change of cases, references, judge or timing makes stored results others."""
 
 
@@ -52,20 +57,33 @@ class Plan:
             "module": self.module,
             **self.environment.versions(),
             # Devices of several vendors have one name, and architectures operators of their own.
-            **({"loaded": [self.loaded.vendor, self.loaded.modules]} if self.loaded else {}),
+            **({"loaded": [self.loaded.vendor, self.loaded.name, self.loaded.modules]} if self.loaded else {}),
         }
         return digest(about)[:16]
 
     def notes(self) -> list[str]:
         """What is to be known of the results."""
-        found = self.environment.flag_gems
-        if self.module != "flag_gems" or found == KNOWN_VERSION:
+        found, triton = self.environment.flag_gems, self.environment.triton
+        if self.module != "flag_gems":
             return []
-        return [f"FlagGems {found} is installed, and the operators were chosen for {KNOWN_VERSION}"]
+        notes = []
+        if found != KNOWN_VERSION:
+            notes.append(f"FlagGems {found} is installed, and the operators were chosen for {KNOWN_VERSION}")
+        if self.device != "cpu" and _launches_wrongly(found or "", triton or ""):
+            notes.append(f"FlagGems {found} launches kernels as Triton 3.3 to 3.6 take them, and {triton} is installed")
+        return notes
 
     def cases(self, operator: str) -> list[Case]:
         """What the operator is asked here."""
         return cases_of(operator, self.shapes, CPU if self.device == "cpu" else ACCELERATOR)
+
+
+def _launches_wrongly(flag_gems: str, triton: str) -> bool:
+    # `flag_gems/utils/libentry.py` leaves constants out of a launch but for these; a vendor's Triton may take that.
+    try:
+        return Version(flag_gems).release[:2] == (5, 0) and Version(triton).release[:2] >= (3, 7)
+    except InvalidVersion:
+        return False
 
 
 def make_plan(
@@ -80,7 +98,7 @@ def make_plan(
     """Check what is asked before anything is run; the results are to be of `chip`, where that is said.
 
     Raises UnknownNameError for an operator that has no reference here, PreflightError where a package or the device is
-    missing, or the device is not the chip's.
+    missing, or the device cannot be used or is not the chip's.
     """
     for name in operators:
         if name not in OPERATORS:
@@ -99,7 +117,7 @@ def make_plan(
         )
     if chip:
         _require_device(chip, here)
-    took = loaded(found, tuple(OPERATORS)) if here != "cpu" and module == "flag_gems" else None
+    took = loaded(found, tuple(OPERATORS), here) if here != "cpu" and module == "flag_gems" else None
     if chip and took:
         _require_vendor(chip, took)
     asked = tuple(dict.fromkeys(operators)) or tuple(OPERATORS)
@@ -126,21 +144,22 @@ def _require_vendor(chip: Chip, took: Loaded) -> None:
     if chip.flaggems_vendor in took.vendors and chip.flaggems_vendor != took.vendor:
         raise PreflightError(
             f"FlagGems takes the device of this host for one of {took.vendor}, not of {chip.flaggems_vendor}",
-            remedy=f"--chip takes the chip that this host has; where FlagGems is wrong: "
-            f"GEMS_VENDOR={chip.flaggems_vendor} flagrelease operators check --chip {chip.key}",
+            remedy=f"--chip takes the chip that this host has: run it on a host with {chip.display}",
         )
 
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -> list[OperatorResult]:
     """Check the operators, each in its own process; lines of JSON are kept in `<folder>/<key>/<operator>.jsonl`.
 
-    What is already there is not asked again; an operator that crashed is not started again. Raises OutputError where
-    the folder cannot be written.
+    What is already there is not asked again; an operator that crashed is not started again. One that was not wholly
+    asked, for want of time or memory, is not runnable here and goes on the next time. Raises OutputError where the
+    folder cannot be written.
     """
-    place = folder / plan.key()
+    place, took = folder / plan.key(), plan.loaded
     try:
         place.mkdir(parents=True, exist_ok=True)
-        about = {"device": plan.device, "module": plan.module, **plan.environment.versions(), **plan.shapes.as_json()}
+        about = {"device": plan.device, "device_name": took.name if took else None, "module": plan.module}
+        about |= {**plan.environment.versions(), **plan.shapes.as_json()}
         (place / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror}", remedy="set FLAGRELEASE_HOME") from error
@@ -172,42 +191,60 @@ def kept(plan: Plan, folder: Path) -> list[OperatorResult]:
 
 
 def _ask(plan: Plan, operator: str, cases: list[Case], place: Path) -> None:
-    results = place / f"{operator}.jsonl"
-    if results.exists() and not results.read_text().endswith("\n"):
-        # A killed process left half a line, which would swallow the next one.
-        with results.open("a") as file:
-            file.write("\n")
+    results, log = place / f"{operator}.jsonl", place / f"{operator}.log"
     asked: dict[str, Any] = {"operator": operator, "module": plan.module, "device": plan.device}
     asked |= {"cases": [case.as_json() for case in cases], "results": str(results)}
     # Generated code for the interpreter and for a device has the same names; threads of torch only disturb each other.
     own = {"FLAGGEMS_CACHE_DIR": str(place / "cache"), "OMP_NUM_THREADS": "1"} if plan.device == "cpu" else {}
-    with (place / f"{operator}.log").open("w") as log:
+    _append(results)
+    with log.open("w") as output:
         try:
-            done = subprocess.run(
+            code: int | None = subprocess.run(
                 [str(plan.environment.python), "-m", WORKER],
                 input=json.dumps(asked),
                 text=True,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=child_environment(own),
                 timeout=TIMEOUT,
                 check=False,
-            )
-            died = _why(done.returncode)
+            ).returncode
         except subprocess.TimeoutExpired:
-            died = f"no answer within {TIMEOUT:.0f} s"
-    if died:
-        answered = {line["case"] for line in read_lines(results)}
-        at = next((case for case in cases if case.name not in answered), None)
-        reason = f"{died}{_last_words(place / f'{operator}.log')}"
-        line = {"case": at.name if at else "at its end", "group": at.group if at else "model"}
+            code = None
+    if code == 0:
+        return
+    answered = {line["case"] for line in read_lines(results) if line["outcome"] != NOT_ASKED}
+    at = next((case for case in cases if case.name not in answered), None)
+    line = {"case": at.name if at else "at its end", "group": at.group if at else "model"}
+    if hindered := _hindered(code, log):
+        _append(results, {**line, "outcome": NOT_ASKED, "reason": hindered})
+    else:
+        _append(results, {**line, "outcome": "crashed", "reason": f"{_why(code or 0)}{_last_words(log)}"})
+
+
+def _append(results: Path, line: dict[str, Any] | None = None) -> None:
+    """Append a line, or nothing, after ending the half one that a killed process left: it would swallow the next."""
+    half = results.exists() and not (results.read_text() or "\n").endswith("\n")
+    if half or line:
         with results.open("a") as file:
-            file.write(json.dumps({**line, "outcome": "crashed", "reason": reason}) + "\n")
+            file.write(("\n" if half else "") + (json.dumps(line) + "\n" if line else ""))
+
+
+def _hindered(code: int | None, log: Path) -> str:
+    """Why the operator was not wholly asked, where that is no fault of its own; empty where it is."""
+    again = "the same command goes on"
+    if code is None:
+        return f"no answer within {TIMEOUT:.0f} s; {again}"
+    if code == NO_VERDICT:
+        return f"{_last_words(log).removeprefix(': ')}; {again}"
+    if code < 0 and -code not in _OWN_SIGNALS:
+        return f"ended by {signal.Signals(-code).name}, as hosts do where memory runs out; {again}"
+    return ""
 
 
 def _why(code: int) -> str:
     if code >= 0:
-        return f"exit code {code}" if code else ""
+        return f"exit code {code}"
     name = signal.Signals(-code).name
     # The C library stops a process whose heap was written over; a kernel that writes out of bounds does that.
     return f"{name} (memory was written out of bounds)" if name in ("SIGABRT", "SIGSEGV", "SIGBUS") else name

@@ -26,6 +26,7 @@ def as_json(plan: Plan, results: Sequence[OperatorResult]) -> dict[str, Any]:
         "interpreter": plan.device == "cpu",
         **plan.environment.versions(),
         "vendor": took.vendor if took else None,
+        "device_name": took.name if took else None,
         "notes": plan.notes(),
         "shapes": plan.shapes.as_json(),
         "operators": [{**each.as_json(), "own": took.own(each.operator) if took else None} for each in results],

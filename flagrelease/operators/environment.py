@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,17 +40,30 @@ found = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator")
 available = torch.accelerator.is_available() if found else torch.cuda.is_available()
 print((found.type if found else "cuda") if available else "cpu")
 """
-# What `flag_gems.<operator>` is: FlagGems puts the vendor's own functions there when it is imported.
+# What `flag_gems.<operator>` is: FlagGems puts the vendor's own functions there when it is imported. A small kernel is
+# launched, so that what every operator would fail of is not said of each; twice, as the first launch is Triton's and
+# the later ones are FlagGems' own (`flag_gems.utils.libentry`).
 _LOADED = """
-import json
-import flag_gems
+import json, os, sys
+import torch, flag_gems
 from flag_gems.runtime.common import vendors
+ones = torch.ones(8, device={device!r})
+for _ in range(2):
+    flag_gems.abs(ones).cpu()
 modules = {{name: getattr(getattr(flag_gems, name, None), "__module__", None) for name in {names}}}
 known = [vendor.name.lower() for vendor in vendors]
-print(json.dumps({{"vendor": flag_gems.vendor_name, "vendors": known, "modules": modules}}))
+name_of = getattr(getattr(torch, {device!r}, None), "get_device_name", None)
+try:
+    name = str(name_of(0)) if name_of else None
+except Exception:
+    name = None
+print(json.dumps({{"vendor": flag_gems.vendor_name, "vendors": known, "modules": modules, "name": name}}))
+sys.stdout.flush()
+# A vendor's torch may die when the interpreter ends.
+os._exit(0)
 """
 _IMPORTING = 600.0
-"""Seconds that importing FlagGems on a device may take: it looks for the device and may compile."""
+"""Seconds that importing FlagGems on a device and a small kernel may take: it looks for the device and compiles."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,8 @@ class Loaded:
     """All that it knows."""
     modules: dict[str, str | None]
     """Where the function of each operator comes from."""
+    name: str | None = None
+    """The device's own name; None where torch does not tell it."""
 
     def own(self, operator: str) -> str | None:
         """The vendor's or the architecture's module that the operator is from; None: FlagGems' plain one."""
@@ -114,11 +130,23 @@ def device_of(found: Environment) -> str:
     return _run(found.python, _DEVICE).strip().splitlines()[-1]
 
 
-def loaded(found: Environment, operators: Sequence[str]) -> Loaded:
-    """What FlagGems took on this host's device. Imports it; raises PreflightError where that fails."""
+def loaded(found: Environment, operators: Sequence[str], device: str) -> Loaded:
+    """What FlagGems took on this host's device, torch's name of which is `device`.
+
+    Imports it and launches a kernel; raises PreflightError where one of them fails: then every operator would.
+    """
+    program = _LOADED.format(names=list(operators), device=device)
+    try:
+        told = _run(found.python, program, _IMPORTING)
+    except PreflightError as error:
+        raise PreflightError(
+            f"FlagGems cannot be used on this host's {device}: {error.message}",
+            remedy="it needs free memory on the device, a C compiler and Python's header files (Python.h), and a "
+            f"Triton that it knows; found is {found.triton}",
+        ) from error
     # Importing prints lines of its own.
-    answer = json.loads(_run(found.python, _LOADED.format(names=list(operators)), _IMPORTING).strip().splitlines()[-1])
-    return Loaded(answer["vendor"], tuple(answer["vendors"]), answer["modules"])
+    answer = json.loads(told.strip().splitlines()[-1])
+    return Loaded(answer["vendor"], tuple(answer["vendors"]), answer["modules"], answer["name"])
 
 
 def _run(python: Path, program: str, timeout: float = 120.0) -> str:
@@ -134,7 +162,12 @@ def _run(python: Path, program: str, timeout: float = 120.0) -> str:
             timeout=timeout,
             env=child_environment(),
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        raise PreflightError(f"{python} does not answer: {' '.join(said)}", remedy=INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        raise PreflightError(f"{python} does not answer within {timeout:.0f} s", remedy=INSTALL) from error
+    except subprocess.CalledProcessError as error:
+        how = signal.Signals(-error.returncode).name if error.returncode < 0 else f"exit code {error.returncode}"
+        said = [*([how] if error.returncode < 0 else []), *error.stderr.strip().splitlines()[-1:]]
+        raise PreflightError(f"{python} does not answer: {': '.join(said) or how}", remedy=INSTALL) from error
+    except OSError as error:
+        raise PreflightError(f"{python} does not answer: {error}", remedy=INSTALL) from error
     return done.stdout

@@ -14,6 +14,8 @@ from flagrelease.operators.speed import ratio
 Verdict = Literal["matches", "differs", "crashed", "not runnable here"]
 EDGES_ONLY = ", edge cases only"
 """In a reason: every case of a model's size matched."""
+NOT_ASKED = "not asked"
+"""Outcome of a line that is no answer: it says why its case and those after it were not asked, and they are missing."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,15 @@ def judge_operator(
 
     One crash is a crash; one case that differs, or raises where others answer, makes it differ. Cases that the
     interpreter cannot run say nothing. Where no case could be asked, or on the CPU every one raises (some operators
-    want a device), it is not runnable here.
+    want a device), it is not runnable here; nor is one whose cases are not all asked and that has no fault yet.
     """
     wanted = {case.name for case in cases}
-    answers = [line for line in lines if line["case"] in wanted or line["outcome"] == "crashed"]
+    hindered = [line for line in lines if line["outcome"] == NOT_ASKED]
+    answers = [
+        line
+        for line in lines
+        if line["outcome"] == "crashed" or (line["case"] in wanted and line["outcome"] != NOT_ASKED)
+    ]
     by_outcome = {
         outcome: [line for line in answers if line["outcome"] == outcome]
         for outcome in ("matches", "differs", "raises", "not runnable", "crashed")
@@ -74,11 +81,15 @@ def judge_operator(
     reason = _said(by_outcome["not runnable"], answers)
     if crashed:
         verdict, reason = "crashed", _said(crashed, answers)
+    elif missing and not bad:
+        verdict, reason = "not runnable here", _left_out(missing, cases, hindered)
     elif not (by_outcome["matches"] or by_outcome["differs"]) and (device == "cpu" or not by_outcome["raises"]):
         verdict = "not runnable here"
         reason = _said(by_outcome["not runnable"] + by_outcome["raises"], answers) or "the model has no use for it"
     elif bad:
         verdict, reason = "differs", _said(bad, answers)
+        if missing:
+            reason += f"; {_left_out(missing, cases, hindered)}"
     numbers = [line for line in answers if line.get("ratio") is not None]
     worst = max(numbers, key=lambda line: line["ratio"], default=None)
     return OperatorResult(
@@ -94,6 +105,11 @@ def judge_operator(
         missing=missing,
         speed_ratio=ratio(answers),
     )
+
+
+def _left_out(missing: Sequence[str], cases: Sequence[Case], hindered: Sequence[dict[str, Any]]) -> str:
+    why = f": {hindered[-1]['reason']}" if hindered else ""
+    return f"{len(missing)} of {len(cases)} cases not asked{why}"
 
 
 def _said(bad: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> str:

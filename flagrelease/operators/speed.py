@@ -44,10 +44,15 @@ def timed(question: Asked, function: Callable[..., Any], inputs: Sequence[Any], 
         ours = bench(lambda: question.call(function, *inputs), return_mode="median", grad_to_none=[restored])
     except Exception as error:
         # No verdict: memory for the timing, or torch has no kernel of this type on this device.
-        return {"no_speed": " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]}
+        return {"no_speed": said(error)}
     if not (native > 0 and ours > 0):
         return {"no_speed": f"the device's clock says {native} ms and {ours} ms"}
     return {"native_ms": native, "flaggems_ms": ours}
+
+
+def said(error: Exception) -> str:
+    """An error's kind and message in one line, for a line of results."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
 
 
 class _Restored:

@@ -6,13 +6,15 @@ import copy
 import json
 import signal
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks.gpu import conformance
+from benchmarks.gpu import conformance, operators, serving
 from benchmarks.gpu import whole as script
 from benchmarks.gpu.parts import NotDoneError, Part, Parts
 from benchmarks.gpu.report import markdown
@@ -114,6 +116,79 @@ def test_operators_that_hang_leave_time_to_the_others_and_are_no_verdict(checked
     assert checked.found["not_asked"] == ["mul"]
     assert checked.found["listed_without_reference"] == ["cat"]
     assert (checked.done, checked.why_not) == (False, "not asked: mul; not wholly asked: mm")
+
+
+def test_operators_that_tune_long_come_last_and_with_no_other_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[str] = []
+    beside: dict[str, list[str]] = {}
+
+    def stand_in_of_start(asked: Plan, _: Path) -> Any:
+        (operator,) = asked.operators
+        beside[operator] = list(alive)
+        alive.append(operator)
+        process = SimpleNamespace(sentinel=operator, is_alive=lambda: False, join=lambda: alive.remove(operator))
+        return conformance._Running(operator, process, time.monotonic())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(conformance, "_start", stand_in_of_start)
+    monkeypatch.setattr(conformance, "wait", lambda running, _: running[:1])
+
+    def work(part: Part) -> None:
+        list(conformance._each(part, plan("mm", "add", "bmm", "mul", "neg"), tmp_path, 6))
+
+    parts(600).run("operators", 600, work)
+    assert beside == {"add": [], "mul": ["add"], "neg": ["add", "mul"], "mm": [], "bmm": []}
+
+
+def test_an_operator_that_could_not_be_asked_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stand_in_of_run(asked: Plan, folder: Path) -> None:
+        case = asked.cases("add")[0]
+        line = {"case": case.name, "group": case.group, "outcome": "not asked", "reason": "memory ran out"}
+        (folder / asked.key()).mkdir(parents=True)
+        (folder / asked.key() / "add.jsonl").write_text(json.dumps(line) + "\n")
+
+    def work(part: Part) -> None:
+        conformance.check(part, tmp_path, nothing, listed=[], asked=["add"], device="cuda", sizes=None)
+
+    monkeypatch.setattr(conformance, "run", stand_in_of_run)
+    monkeypatch.setattr(conformance, "environment", lambda: HERE)
+    monkeypatch.setattr(conformance, "make_plan", lambda _, __, names, ___: plan(*names))
+    measured = parts(600)
+    measured.run("operators", 600, work)
+    (row,) = [line for line in markdown(whole(measured.all[0])).splitlines() if line.startswith("| add ")]
+    assert "not wholly asked" in row
+    assert "memory ran out" in row
+
+
+def test_a_measurement_that_was_not_done_says_what_a_second_run_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(device: str) -> str:
+        (tmp_path / "out").mkdir(exist_ok=True)
+        asked = Namespace(items=None, prompts=None, minutes=0, out=tmp_path / "out")
+        assert script._Whole(asked, tmp_path, device).run() == 1
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(script, "environment", lambda: HERE)
+    monkeypatch.setattr(script, "_device", lambda device: {"device": device, "name": "a GPU"})
+    monkeypatch.setattr(serving.ENGINE, "version", lambda: "2.9.0")
+    assert "a second run on this machine goes on" in told("cuda")
+    assert "a second run" not in told("cpu")
+
+
+def test_what_asks_other_pythons_hands_them_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_mine")
+    monkeypatch.setenv("ANYTHING", "plain")
+    assert operators.missing(operators.parsed(["--out", "x", "--torch", str(python), "--weights", "w"])) is not None
+    found = (tmp_path / "environment").read_text()
+    assert "ANYTHING=plain" in found
+    assert "hf_of_mine" not in found
 
 
 @pytest.mark.parametrize(("asked", "named"), [(None, "no accelerator"), ("cuda", "no cuda")])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -358,6 +360,21 @@ def test_the_table_says_what_is_shown_to_be_fixed(
     assert listed["metax-mm"]["states"] == {"metax": "open"}
     assert run("operators", "issues", "--chip", "metaxx") == 12
     assert "did you mean `metax`?" in run.err
+
+
+def test_the_table_needs_no_store_that_can_be_read(
+    own: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own(OWN.replace("symptom:", "fixed_in: '5.3'\n    symptom:"))
+    Store.open(settings().store_url).close()
+    with closing(sqlite3.connect(settings().store_url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    run = Run(monkeypatch, capsys)
+    assert run("operators", "issues", "--chip", "metax") == 0
+    assert re.search(r"ours +metax +>=5\.0 +softmax +said to be fixed, not shown \(5\.3\)", run.out)
+    assert run.err.splitlines() == [
+        "the store cannot be read, so no check is known to have passed; bring it up to date: flagrelease status"
+    ]
 
 
 # Failures put together

@@ -158,6 +158,8 @@ def test_the_worst_case_and_what_is_missing(tmp_path: Path) -> None:
     assert (result.worst, result.worst_error, result.worst_tolerance, result.seconds) == (0.5, 0.1, 0.2, 1.5)
     assert set(result.missing) == {"nan", "empty"}
     assert result.matching == 1
+    # What was not asked is not said to match.
+    assert (result.verdict, result.reason) == ("not runnable here", "2 of 3 cases not asked")
 
 
 def test_the_command_says_why_a_model_cannot_be_taken(

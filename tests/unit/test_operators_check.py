@@ -18,6 +18,7 @@ from flagrelease.operators import check, environment
 from flagrelease.operators.cases import OPERATORS, Case
 from flagrelease.operators.check import Plan
 from flagrelease.operators.environment import Environment, Loaded, loaded
+from flagrelease.operators.shapes import SMALL_MODEL
 from flagrelease.settings import settings
 from flagrelease.store import Store
 from flagrelease.store.conformance import newest, passed
@@ -27,7 +28,7 @@ from tests.unit.command_line import Run
 
 HERE = Environment(Path(sys.executable), Path("flag_gems"), "5.0.2", "2.13.0", "3.5.1", "1.26.4", "0.1.0")
 MODULES: dict[str, str | None] = {**{name: f"flag_gems.ops.{name}" for name in OPERATORS}, "mm": "_metax.ops.mm"}
-METAX = Loaded("metax", ("nvidia", "metax", "ascend"), MODULES)
+METAX = Loaded("metax", ("nvidia", "metax", "ascend"), MODULES, "MetaX C550")
 CONFIG = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 128}
 Host = Callable[..., None]
 
@@ -58,7 +59,7 @@ def host(run: Run, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterato
 
         monkeypatch.setattr(environment, "environment", lambda: found)
         monkeypatch.setattr(check, "device_of", lambda _: device)
-        monkeypatch.setattr(check, "loaded", lambda _found, _operators: took)
+        monkeypatch.setattr(check, "loaded", lambda _found, _operators, _device: took)
         monkeypatch.setattr(check, "_ask", ask)
 
     assert run
@@ -86,6 +87,9 @@ def test_results_are_stored_for_the_chip_and_a_second_run_stores_nothing_new(
     assert run("operators", "check", "--chip", "metax", "--operator", "mm", "--operator", "add", "--json") == 0
     told = json.loads(run.out)
     assert (told["chip"], told["device"], told["interpreter"], told["vendor"]) == ("metax", "cuda", False, "metax")
+    assert told["device_name"] == "MetaX C550"
+    (about,) = settings().work_path.rglob("about.json")
+    assert json.loads(about.read_text())["device_name"] == "MetaX C550"
     assert {each["operator"]: (each["verdict"], each["own"]) for each in told["operators"]} == {
         "mm": ("matches", "metax.ops.mm"),
         "add": ("matches", None),
@@ -174,7 +178,8 @@ def test_the_interpreter_counts_for_the_cpu_alone_and_shows_nothing_of_it(run: R
         ("cuda", ["--chip", "metax", "--device", "cpu"], PreflightError, "which shows nothing of Metax"),
         ("cuda", ["--chip", "ascend"], PreflightError, "this host is cuda, and torch calls those of Ascend npu"),
         ("cuda", ["--chip", "cpu"], PreflightError, "this host is cuda, and torch calls those of CPU cpu"),
-        ("cuda", ["--chip", "nvidia"], PreflightError, "for one of metax, not of nvidia"),
+        ("cuda", ["--chip", "nvidia"], PreflightError, "for one of metax, not of nvidia\n"),
+        ("cuda", ["--chip", "nvidia"], PreflightError, "the chip that this host has: run it on a host with Nvidia\n"),
         ("cpu", ["--device", "cuda"], PreflightError, "no cuda on this host\n  -> without one: flagrelease operators"),
         ("cuda", ["--operator", "rmsnorm"], UnknownNameError, "the operator 'rmsnorm'\n  -> did you mean rms_norm"),
         ("cuda", ["--operator", ""], UnknownNameError, "the operator ''\n  -> one of: abs, add"),
@@ -195,8 +200,11 @@ def test_results_of_one_vendors_device_are_not_taken_for_anothers(run: Run, host
     assert run("operators", "check", "--chip", "metax", "--operator", "mm") == 0
     host(took=replace(METAX, vendor="nvidia", modules={}))
     assert run("operators", "check", "--chip", "nvidia", "--operator", "mm") == 0
-    assert asked == ["mm", "mm"]
-    assert len(files()) == 2
+    # One that FlagGems was told to take for another's.
+    host(took=replace(METAX, name="NVIDIA H20"))
+    assert run("operators", "check", "--chip", "metax", "--operator", "mm") == 0
+    assert asked == ["mm", "mm", "mm"]
+    assert len(files()) == 3
 
 
 def test_a_vendor_that_flaggems_does_not_know_cannot_be_told_from_others(run: Run, host: Host) -> None:
@@ -260,12 +268,29 @@ def test_results_that_cannot_be_stored_are_told_and_not_asked_again(
     assert rows()["mm"][2:4] == ("metax", "matches")
 
 
+@pytest.mark.parametrize(
+    ("flag_gems", "triton", "said"),
+    [("5.0.2", "3.6.0", False), ("5.0.2", "3.7.0", True), ("5.0.1", "3.10.0+fl", True), ("5.1.0", "3.7.0", False)],
+)
+def test_a_triton_that_flaggems_launches_wrongly_is_said_of_a_device(
+    flag_gems: str, triton: str, *, said: bool
+) -> None:
+    found = replace(HERE, flag_gems=flag_gems, triton=triton)
+    assert any("launches kernels as Triton" in note for note in Plan(found, "cuda", SMALL_MODEL, ()).notes()) == said
+    assert not any("launches" in note for note in Plan(found, "cpu", SMALL_MODEL, ()).notes())
+
+
 def test_whose_functions_are_checked_is_asked_of_flaggems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As FlagGems lays itself out: the vendor's modules lie on the path by their own name.
     for name, text in {
-        "flag_gems/__init__.py": "from flag_gems.ops import add, mm\nfrom _metax.ops import mm\nvendor_name = 'metax'\n"
+        "flag_gems/__init__.py": "from flag_gems.ops import abs, add, mm\nfrom _metax.ops import mm\n"
+        "vendor_name = 'metax'\n"
         "print('[Note] no fused operators were found')\n",
-        "flag_gems/ops.py": "def add(): ...\ndef mm(): ...\n",
+        "flag_gems/ops.py": "def add(): ...\ndef mm(): ...\ndef abs(x): return x\n",
+        "torch.py": "from types import SimpleNamespace\n"
+        "cuda = SimpleNamespace(get_device_name=lambda _: 'MetaX C550')\n"
+        "def ones(*_, device): return SimpleNamespace(cpu=lambda: device)\n"
+        "import atexit, os\natexit.register(os.abort)\n",
         "flag_gems/runtime/__init__.py": "",
         "flag_gems/runtime/common.py": "from enum import Enum\nvendors = Enum('vendors', ['NVIDIA', 'METAX'])\n",
         "_metax/ops.py": "def mm(): ...\n",
@@ -273,9 +298,22 @@ def test_whose_functions_are_checked_is_asked_of_flaggems(tmp_path: Path, monkey
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = loaded(HERE, ["add", "mm", "not there"])
-    assert (found.vendor, found.vendors) == ("metax", ("nvidia", "metax"))
+    found = loaded(HERE, ["add", "mm", "not there"], "cuda")
+    assert (found.vendor, found.vendors, found.name) == ("metax", ("nvidia", "metax"), "MetaX C550")
+    assert loaded(HERE, ["add"], "npu").name is None
     assert [found.own(name) for name in ("add", "mm", "not there")] == [None, "metax.ops", None]
+    launch = tmp_path / "flag_gems/ops.py"
+    sound = launch.read_text()
+    # The later launches of a kernel are others than its first one.
+    launch.write_text(
+        sound + "import os\ncalls = []\ndef abs(x): return os.abort() if calls else calls.append(1) or x\n"
+    )
+    with pytest.raises(PreflightError, match=r"cannot be used on this host's cuda: .* does not answer: SIGABRT"):
+        loaded(HERE, ["add"], "cuda")
+    launch.write_text(sound + "def abs(x): raise RuntimeError('Failed to find C compiler')\n")
+    with pytest.raises(PreflightError, match="Failed to find C compiler") as raised:
+        loaded(HERE, ["add"], "cuda")
+    assert "Python.h" in raised.value.remedy
     (tmp_path / "flag_gems/__init__.py").write_text("raise RuntimeError('no device was found')")
     with pytest.raises(PreflightError, match="no device was found"):
-        loaded(HERE, ["add"])
+        loaded(HERE, ["add"], "cuda")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flagrelease import __version__
-from flagrelease.bisect.checked import checked, flag_gems_of
+from flagrelease.bisect.checked import checked, versions_said
 from flagrelease.bisect.journal import Journal
 from flagrelease.bisect.records import BisectResult, Culprit
 from flagrelease.bisect.report import Subject
@@ -29,7 +29,7 @@ def about_it(job: Job, baseline_id: str, image: CellImage | None, host: Settings
     folder, own = source.local_dir, source.repository.rpartition("/")[2]
     involved = {name for culprit in result.culprits for name in _involved(culprit)}
     served = job.engine_version if image is None else image.versions[job.engine.package]
-    versions = image.versions if image else flag_gems_of(served)
+    versions = image.versions if image else versions_said(served)
     names = [key, source.repository, own, *([folder] if folder else [])]
     found = {name: checked(host.work_path / "operators", name, names, versions) for name in involved}
     model = key if folder else f"FOLDER/{own}/config.json"

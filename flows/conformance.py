@@ -9,20 +9,20 @@ from flagrelease.card.data import Conformance
 from flagrelease.errors import EvidenceError
 from flagrelease.records import Artefact, CellImage, Stack, Stage
 from flagrelease.store import conformance
-from flows.job import FLAG_GEMS
+from flows.known_issues import flag_gems_of
 from flows.session import Session
 
 
 def checked(session: Session, image: CellImage | None) -> Checked | None:
     """What is known of the operators that ran; none where no list names one, or none of them was checked.
 
-    Of the FlagGems in the image; where that is not known, of the newest that was checked. None too where the check's
+    Of the FlagGems that served; where that is not known, of the newest that was checked. None too where the check's
     file is not at hand, which is logged.
     """
     cell, ran = session.job.cell, _ran(session)
     if cell.cell.stack is not Stack.FLAGOS or not ran:
         return None
-    version = image.versions.get(FLAG_GEMS) if image else None
+    version = flag_gems_of(session.job, image.versions if image else {})
     found = conformance.newest(session.store, cell.chip.key, version, cell.cell.model)
     if found is None:
         return None

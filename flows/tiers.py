@@ -147,6 +147,8 @@ def why_no_speed(session: Session) -> str | None:
         return "speed: not in the policy of this cell"
     if baseline is None or baseline.speed is None:
         return "speed: not measured, the baseline has none"
+    if "stream" not in session.job.engine.capabilities:
+        return f"speed: not measured, {session.job.engine.display} does not stream"
     try:
         vllm.executable()
     except PreflightError as error:

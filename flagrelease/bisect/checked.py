@@ -53,7 +53,7 @@ def checked(
     return None
 
 
-def flag_gems_of(said: str) -> dict[str, str]:
+def versions_said(said: str) -> dict[str, str]:
     """FlagGems' and torch's versions from those of the engine `torch_reference`: `2.13.0, …, FlagGems 5.0.2`."""
     gems, torch = re.search(r"FlagGems ([^\s,]+)", said), re.match(r"[^\s,]+", said)
     return {"flag_gems": gems[1], "torch": torch[0]} if gems and torch else {}

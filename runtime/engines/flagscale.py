@@ -51,7 +51,7 @@ class Flagscale:
     name = "flagscale"
     display = "FlagScale"
     package = "flag-scale"
-    capabilities: frozenset[Capability] = frozenset({"generate", "prompt_logprobs"})
+    capabilities: frozenset[Capability] = frozenset({"generate", "stream", "prompt_logprobs"})
 
     def settings(self, raw: Mapping[str, Any]) -> FlagscaleSettings:
         """Validate a cell's settings."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flagrelease.records import Stack
 
-Capability = Literal["generate", "prompt_logprobs", "next_token_logprobs"]
+Capability = Literal["generate", "stream", "prompt_logprobs", "next_token_logprobs"]
 WeightsFormat = Literal["gguf", "gguf-float16", "safetensors"]
 
 

@@ -39,7 +39,7 @@ class LlamaCpp:
     name = "llama_cpp"
     display = "llama.cpp (xllamacpp)"
     package = "xllamacpp"
-    capabilities: frozenset[Capability] = frozenset({"generate", "next_token_logprobs"})
+    capabilities: frozenset[Capability] = frozenset({"generate", "stream", "next_token_logprobs"})
 
     def settings(self, raw: Mapping[str, Any]) -> LlamaCppSettings:
         """Validate a cell's settings."""

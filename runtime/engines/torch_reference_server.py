@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +24,16 @@ from typing import Any, NamedTuple
 Body = Mapping[str, Any]
 
 
+SAID = 300
+"""Characters of an error that the client is told."""
+
+
 class BadRequestError(Exception):
     """What was asked cannot be answered; told to the client."""
+
+
+class BrokeDownError(Exception):
+    """An operator raised, or computed what is no number: not the request's fault, and told to the client."""
 
 
 class Written(NamedTuple):
@@ -32,6 +41,7 @@ class Written(NamedTuple):
 
     prompt: list[int]
     tokens: list[int]
+    """With the token that ended the text, as vLLM lists it."""
     text: str
     finish_reason: str
     listed: list[dict[int, dict[str, Any]] | None]
@@ -92,10 +102,10 @@ class Model:
         text, reason = "", "length"
         while len(tokens) < most:
             following = self._choose(logits[-1], float(body.get("temperature") or 0), generator)
+            tokens.append(following)
             if following in self._ends and not body.get("ignore_eos"):
                 reason = "stop"
                 break
-            tokens.append(following)
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             if ends := [text.find(stop) for stop in stops if stop and stop in text]:
                 text, reason = text[: min(ends)], "stop"
@@ -106,7 +116,11 @@ class Model:
 
     def _forward(self, ids: list[int], cache: Any) -> tuple[Any, Any]:
         """Logits of each of `ids`, on the host in float32, and what is kept for those that follow."""
-        return self._thread.submit(self._run, ids, cache).result()
+        try:
+            return self._thread.submit(self._run, ids, cache).result()
+        except Exception as error:
+            # Of whatever type: what an operator raises is not the client's mistake.
+            raise BrokeDownError(_said(error)) from error
 
     def _run(self, ids: list[int], cache: Any) -> tuple[Any, Any]:
         with self._torch.no_grad():
@@ -145,6 +159,10 @@ def _number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:SAID]
+
+
 def completions(model: Model, name: str, body: Body) -> dict[str, Any]:
     """/v1/completions: a text, token ids, or a list of either."""
     prompt = body.get("prompt") or ""
@@ -168,7 +186,13 @@ def completions(model: Model, name: str, body: Body) -> dict[str, Any]:
 
 
 def _echoed(model: Model, one: Written) -> dict[str, Any]:
-    """The prompt's log-probabilities as OpenAI's API tells them; what was written has none here."""
+    """The prompt's log-probabilities as OpenAI's API tells them; what was written has none here.
+
+    Raises BrokeDownError where one is no finite number: clients add them up.
+    """
+    told = [each["logprob"] for row in one.listed if row for each in row.values()]
+    if unread := told.count(None):
+        raise BrokeDownError(f"{unread} of {len(told)} log-probabilities of the prompt are not finite")
     behind: list[None] = [None] * len(one.tokens)
     rows = list(zip(one.prompt, one.listed, strict=True))
     return {
@@ -230,8 +254,8 @@ ROUTES: dict[tuple[str, str], Callable[[Model, str, Body], dict[str, Any]]] = {
 }
 
 
-def serve(model: Model, name: str, address: str, port: int) -> None:
-    """Answer until the process ends."""
+def listening(model: Model, name: str, address: str, port: int) -> ThreadingHTTPServer:
+    """What answers at the address once it is told to serve."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -247,7 +271,11 @@ def serve(model: Model, name: str, address: str, port: int) -> None:
             try:
                 code, answer = (200, route(model, name, json.loads(data))) if route else (404, {"error": self.path})
             except (BadRequestError, ValueError, KeyError, TypeError) as error:
-                code, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}"}}
+                code, answer = 400, {"error": {"message": _said(error)}}
+            except Exception as error:
+                traceback.print_exc()
+                said = str(error) if isinstance(error, BrokeDownError) else _said(error)
+                code, answer = 500, {"error": {"message": said}}
             sent = json.dumps(answer).encode()
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
@@ -258,7 +286,12 @@ def serve(model: Model, name: str, address: str, port: int) -> None:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer((address, port), Handler)
+    return ThreadingHTTPServer((address, port), Handler)
+
+
+def serve(model: Model, name: str, address: str, port: int) -> None:
+    """Answer until the process ends."""
+    server = listening(model, name, address, port)
     print(f"listening on {address}:{port}", flush=True)
     server.serve_forever()
 

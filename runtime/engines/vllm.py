@@ -42,7 +42,7 @@ class Vllm:
     name = "vllm"
     display = "vLLM"
     package = "vllm"
-    capabilities: frozenset[Capability] = frozenset({"generate", "prompt_logprobs"})
+    capabilities: frozenset[Capability] = frozenset({"generate", "stream", "prompt_logprobs"})
 
     def settings(self, raw: Mapping[str, Any]) -> VllmSettings:
         """Validate a cell's settings."""

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from runtime.launch.interface import Log, ServerSpec
 from runtime.launch.owner import Owner, start_time, this_process
 from runtime.launch.ports import free_port, require_free
 from runtime.launch.readiness import indent, last_lines, wait_ready
+from runtime.operators import WRITTEN
 
 __all__ = ["ProcessLauncher", "ProcessServer", "free_port", "indent", "last_lines", "start_guarded", "stop_guarded"]
 
@@ -71,8 +71,8 @@ class ProcessServer:
 
     def __init__(self, process: subprocess.Popen[bytes], spec: ServerSpec) -> None:
         self._process = process
-        self._started = time.time()
         self._cell = spec.cell
+        self._listed = _list_path(spec)
         self.log_path = spec.log_path
         self.base_url = f"http://{spec.host}:{spec.port}"
         self.ready_after_s = 0.0
@@ -99,9 +99,8 @@ class ProcessServer:
         return f"{how}; last lines of {self.log_path}:\n{indent(last_lines(self.log_path))}"
 
     def read(self, path: str) -> bytes | None:
-        """A file that the server wrote; an older one is none."""
-        file = Path(path)
-        return file.read_bytes() if file.is_file() and file.stat().st_mtime >= self._started else None
+        """The list of operators that the server wrote, for `WRITTEN`; other files of a host may be anybody's."""
+        return self._listed.read_bytes() if path == WRITTEN and self._listed.is_file() else None
 
     def death(self, waited_s: float) -> ServerError:
         """The error to raise where the server ended while it was loading."""
@@ -130,7 +129,7 @@ class ProcessLauncher:
         """
         self.sweep(log)
         require_free(spec.host, spec.port)
-        process = start_guarded(spec.command.argv, spec.command.environment, spec.log_path)
+        process = start_guarded(spec.command.argv, _environment(spec), spec.log_path)
         server = ProcessServer(process, spec)
         record = self._state / f"{process.pid}.json"
         try:
@@ -165,6 +164,19 @@ class ProcessLauncher:
             if members:
                 log(f"serve: ended the server that a killed release of {left['cell']} left behind")
             record.unlink(missing_ok=True)
+
+
+def _list_path(spec: ServerSpec) -> Path:
+    """Where a process that is told to list its operators in `WRITTEN` lists them: a file of this server alone."""
+    return spec.log_path.with_suffix(".operators.txt")
+
+
+def _environment(spec: ServerSpec) -> dict[str, str]:
+    """The command's, with the server's own list of operators; one that is there already is removed."""
+    listed = _list_path(spec)
+    listed.unlink(missing_ok=True)
+    own = str(listed.absolute())
+    return {name: own if value == WRITTEN else value for name, value in spec.command.environment.items()}
 
 
 def _belongs(pid: int, left: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from flagrelease.errors import PortError, ServerError
 from runtime.engines.interface import ServerCommand
 from runtime.launch.interface import ServerSpec
 from runtime.launch.process import ProcessLauncher, free_port
+from runtime.operators import PATHS, WRITTEN
 from tests.waiting import wait_for
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
@@ -44,6 +45,34 @@ def test_a_server_is_ready_when_it_answers_and_gone_afterwards(tmp_path: Path) -
     assert not server.alive()
     assert servers() == []
     assert list((tmp_path / "state").iterdir()) == []
+
+
+def listing(tmp_path: Path, name: str, operator: str) -> ServerSpec:
+    """A server that lists an operator where it is told to."""
+    sound = spec(tmp_path, "sound")
+    script = f'echo "{operator}" > "$LIST"; exec "$@"'
+    command = ServerCommand(["sh", "-c", script, "-", *sound.command.argv], {"LIST": WRITTEN})
+    return sound._replace(command=command, log_path=tmp_path / f"{name}.log")
+
+
+def test_each_server_has_a_list_of_operators_of_its_own(tmp_path: Path) -> None:
+    launcher = ProcessLauncher(tmp_path / "state")
+    with (
+        launcher.start(listing(tmp_path, "one", "add"), print) as one,
+        launcher.start(listing(tmp_path, "other", "mm"), print) as other,
+    ):
+        assert (one.read(WRITTEN), other.read(WRITTEN)) == (b"add\n", b"mm\n")
+        # Of a host's other paths nobody knows whose they are.
+        assert [one.read(path) for path in (*PATHS[1:], __file__)] == [None] * len(PATHS)
+
+
+def test_a_list_from_before_is_none(tmp_path: Path) -> None:
+    launcher, again = ProcessLauncher(tmp_path / "state"), spec(tmp_path, "sound")
+    with launcher.start(listing(tmp_path, "server", "add"), print) as first:
+        assert first.read(WRITTEN) == b"add\n"
+    with launcher.start(again, print) as second:
+        assert second.log_path == first.log_path
+        assert second.read(WRITTEN) is None
 
 
 def test_children_of_the_server_end_with_it(tmp_path: Path) -> None:

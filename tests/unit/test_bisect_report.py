@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flagrelease.bisect.checked import CheckedOperator, checked, flag_gems_of
+from flagrelease.bisect.checked import CheckedOperator, checked, versions_said
 from flagrelease.bisect.records import BisectResult
 from flagrelease.bisect.report import Subject, deny_list, upstream_report
 from runtime.engines import engine
@@ -138,8 +138,8 @@ def test_the_worst_case_of_the_newest_check_of_the_same_model_and_versions_is_fo
     assert worst.sizes == ["1 x 4096, bfloat16", "509 x 4096, bfloat16"]
     assert found({"torch": "2.9.0"}) is None
     assert found({**VERSIONS, "triton": "3.5.0"}) is None
-    assert found(flag_gems_of("2.9.0, transformers 5.19.0, FlagGems 5.0.2")) == worst
-    assert flag_gems_of("2.9.0, transformers 5.19.0") == {}
+    assert found(versions_said("2.9.0, transformers 5.19.0, FlagGems 5.0.2")) == worst
+    assert versions_said("2.9.0, transformers 5.19.0") == {}
     (tmp_path / "newer" / "about.json").write_text("broken")
     sound = found()
     assert sound is not None

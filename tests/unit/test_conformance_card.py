@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from flows import stages
 from flows.job import Job, checked_files, make_job, make_plan
 from flows.plan import plan_matrix
 from flows.session import Session, open_session
+from runtime.engines import engine
+from runtime.engines.torch_reference import TorchReference
 from tests.unit import card_data as examples
 from tests.unit.evaluations import evaluation
 from tests.unit.lint_cards import findings
@@ -82,9 +85,10 @@ def carded(
     ran: list[str] | None = RAN,
     versions: dict[str, str] | None = {"flag-gems": PINNED},  # noqa: B006
     log: Callable[[str], None] = lambda _: None,
+    job: Job | None = None,
 ) -> CardData:
-    """Data of the card of a release of the cell, as the stage `card` left it."""
-    with open_session(make_job(CELL, None, settings()), log) as session:
+    """Data of the card of a release of the cell, or of a job of it, as the stage `card` left it."""
+    with open_session(job or make_job(CELL, None, settings()), log) as session:
         finish(session, ran=ran, versions=versions)
         session.run.stage(Stage.CARD, lambda: stages.card(session))
         return card_data(session.store, session.release)
@@ -236,9 +240,31 @@ def test_without_an_operator_that_ran_and_was_checked_there_is_no_line(store: St
 
 def test_where_the_version_is_not_known_the_newest_is_named(store: Store) -> None:
     checked(store)
-    data = carded(versions=None)
+    pinned = make_job(CELL, None, settings())
+    assert pinned.image_inputs
+    recipe = {**pinned.image_inputs["recipe"], "pins": []}
+    data = carded(
+        versions={"vllm": "0.11"}, job=replace(pinned, image_inputs={**pinned.image_inputs, "recipe": recipe})
+    )
     assert data.conformance is not None
     assert (data.conformance.flag_gems, data.conformance.served) == (PINNED, False)
+
+
+def test_a_process_of_the_host_is_checked_by_the_version_that_it_says(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchReference, "version", lambda _: "2.13.0, transformers 5.19.0, FlagGems 3.0")
+    job = make_job(CELL, None, settings())
+    told = {"launcher": "process", "engine": "torch_reference", "engines": {"torch_reference": {}}}
+    process = job.cell.cell.model_copy(update=told)
+    cell = job.cell.model_copy(update={"cell": process})
+    job = replace(job, cell=cell, engine=engine("torch_reference"), engine_settings={}, image_inputs=None)
+    checked(store)
+    checked(store, '{"new": 1}', flag_gems="5.0.2", failing=False)
+    data = carded(versions=None, job=job)
+    assert data.conformance is not None
+    assert (data.conformance.flag_gems, data.conformance.served) == ("3.0", True)
+    assert data.conformance.differing == ["softmax"]
 
 
 def test_a_file_that_is_not_at_hand_costs_the_line_and_not_the_release(store: Store) -> None:

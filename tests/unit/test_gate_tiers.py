@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from evaluation.gate import decide, decide_unpaired
 from flagrelease.policy import Escalation, FidelityPolicy
 from flagrelease.records import CanaryStatistics, Evaluation, ImportedBaseline, NoiseFloor, Published
 from flagrelease.verdicts import CanaryResult, GateResult, SpeedVerdict, Verdict
+from flows import stages, tiers
+from runtime.engines import ENGINES, vllm
 from tests.unit.gate_data import changed, evaluation, half_right, repeated, run, with_items, with_provenance, with_run
 from tests.unit.policies import policy
 
@@ -38,6 +41,22 @@ def throughput(ratio: float, lower: float, upper: float) -> SpeedVerdict:
         passed=lower > 0.8,
         warnings=[],
     )
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_speed_is_not_measured_through_an_engine_that_does_not_stream(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline = SimpleNamespace(speed=SimpleNamespace())
+    monkeypatch.setattr(stages, "measured_baseline", lambda _: baseline)
+    monkeypatch.setattr(vllm, "executable", lambda: None)
+    cell = SimpleNamespace(policy=SimpleNamespace(speed=SimpleNamespace()))
+    session: Any = SimpleNamespace(job=SimpleNamespace(cell=cell, engine=ENGINES[name]))
+    why = tiers.why_no_speed(session)
+    if name == "torch_reference":
+        assert why == f"speed: not measured, {ENGINES[name].display} does not stream"
+    else:
+        assert why is None
 
 
 def test_a_failed_canary_decides_before_any_benchmark() -> None:

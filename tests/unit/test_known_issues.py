@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from flagrelease.store import Store, sweeps
 from flagrelease.sweep import Outcome, causes, line_of
 from flows import job, tiers
 from flows.job import make_job, preflight
+from flows.known_issues import flag_gems_of
 from flows.plan import plan_matrix
 from flows.plan_records import CellPlan
 from flows.session import open_session
 from flows.sweep_report import report
+from runtime.engines import engine
+from runtime.engines.torch_reference import TorchReference
 from tests.conftest import ROOT
 from tests.unit.command_line import Run
 
@@ -304,6 +308,17 @@ def test_the_image_says_which_version_it_has(change: Change) -> None:
     assert plan_of().flag_gems == "5.0.2+metax"
     assert met_by(plan_of())["metax-mm"] == ["mm", "mm_out"]
     assert "version not known" not in {each.state for each in plan_of().known_issues}
+
+
+def test_a_process_of_the_host_says_which_version_it_has(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert home.exists()
+    said = "2.13.0, transformers 5.19.0"
+    monkeypatch.setattr(TorchReference, "version", lambda _: said)
+    plain = make_job("smollm2-cpu", None, settings())
+    job = replace(plain, engine=engine("torch_reference"), engine_settings={})
+    assert (flag_gems_of(plain, {}), flag_gems_of(job, {})) == (None, None)
+    said += ", FlagGems 5.0.2"
+    assert flag_gems_of(job, {}) == "5.0.2"
 
 
 def log_of_a_run(versions: Mapping[str, str]) -> list[str]:

@@ -206,7 +206,12 @@ def measure(
 
 
 def measure_speed(job: Job, server: Server, policy: SpeedPolicy, work: Path, log: Log) -> Speed:
-    """Throughput and latency of the served model; raises PreflightError where this host has no load generator."""
+    """Throughput and latency of the served model.
+
+    Raises PreflightError where this host has no load generator, or the engine does not stream.
+    """
+    if "stream" not in job.engine.capabilities:
+        raise PreflightError(f"{job.engine.display} does not stream", remedy="measure speed through another engine")
     tokenizer = weights.checkpoint(weights.check(job.cell.model), work / "weights")
     results = work / "speed" / f"{job.cell.id}-{job.engine.name}"
     return speeds.measure(endpoint_of(job, server), tokenizer, policy, vllm=vllm.executable(), work=results, log=log)

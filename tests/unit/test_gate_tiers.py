@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ from evaluation.again import seconds_of_a_repeat
 from evaluation.catalogue import Benchmark, load_benchmarks
 from evaluation.escalation import next_repeats
 from evaluation.gate import decide, decide_unpaired
+from flagrelease.errors import PreflightError
 from flagrelease.policy import Escalation, FidelityPolicy
 from flagrelease.records import CanaryStatistics, Evaluation, ImportedBaseline, NoiseFloor, Published
 from flagrelease.verdicts import CanaryResult, GateResult, SpeedVerdict, Verdict
-from flows import stages, tiers
+from flows import serving, stages, tiers
 from runtime.engines import ENGINES, vllm
 from tests.unit.gate_data import changed, evaluation, half_right, repeated, run, with_items, with_provenance, with_run
 from tests.unit.policies import policy
@@ -55,6 +57,9 @@ def test_speed_is_not_measured_through_an_engine_that_does_not_stream(
     why = tiers.why_no_speed(session)
     if name == "torch_reference":
         assert why == f"speed: not measured, {ENGINES[name].display} does not stream"
+        # A baseline asks without that, and goes on without speed.
+        with pytest.raises(PreflightError, match="does not stream"):
+            serving.measure_speed(session.job, session, cell.policy.speed, Path(), print)
     else:
         assert why is None
 

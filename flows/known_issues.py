@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flagrelease.bisect.checked import versions_said
+from flagrelease.errors import PreflightError
 from flagrelease.operators.known_issues import IssueOfCell, KnownIssue, Lists, Passed, met
 from flagrelease.records import Stack
 from flows.job import FLAG_GEMS, Job
@@ -13,11 +14,16 @@ from flows.job import FLAG_GEMS, Job
 def flag_gems_of(job: Job, inventory: Mapping[str, str]) -> str | None:
     """The version of FlagGems that the job's server has: by its image's inventory, else as the matrix pins it.
 
-    Of a process of the host: what its engine says. None: not known, because there is no image yet and no pin, or the
-    engine does not say.
+    Of a process of the host: what its engine says. None: it has none, or it is not known, because there is no image yet
+    and no pin, or the engine does not say or is not on this host, as where a plan is made.
     """
+    if job.cell.cell.stack is not Stack.FLAGOS:
+        return None
     if job.image_inputs is None:
-        return versions_said(job.engine_version).get("flag_gems")
+        try:
+            return versions_said(job.engine_version).get("flag_gems")
+        except PreflightError:
+            return None
     return inventory.get(FLAG_GEMS) or job.pins.get(FLAG_GEMS)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flagrelease.errors import MatrixError
+from flagrelease.errors import MatrixError, PreflightError
 from flagrelease.loading import load_known_issues
 from flagrelease.operators.known_issues import KnownIssue, Lists, State, known_issues_of, met, recognised
 from flagrelease.pipeline import StageOutput
@@ -315,10 +315,19 @@ def test_a_process_of_the_host_says_which_version_it_has(home: Path, monkeypatch
     said = "2.13.0, transformers 5.19.0"
     monkeypatch.setattr(TorchReference, "version", lambda _: said)
     plain = make_job("smollm2-cpu", None, settings())
-    job = replace(plain, engine=engine("torch_reference"), engine_settings={})
+    flagos = plain.cell.cell.model_copy(update={"stack": Stack.FLAGOS})
+    cell = plain.cell.model_copy(update={"cell": flagos})
+    job = replace(plain, cell=cell, engine=engine("torch_reference"), engine_settings={})
     assert (flag_gems_of(plain, {}), flag_gems_of(job, {})) == (None, None)
     said += ", FlagGems 5.0.2"
     assert flag_gems_of(job, {}) == "5.0.2"
+
+    def not_here(_: TorchReference) -> str:
+        raise PreflightError("the engine is not on this host", remedy="")
+
+    # As where a plan is made.
+    monkeypatch.setattr(TorchReference, "version", not_here)
+    assert flag_gems_of(job, {}) is None
 
 
 def log_of_a_run(versions: Mapping[str, str]) -> list[str]:

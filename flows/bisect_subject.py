@@ -28,7 +28,7 @@ def about_it(job: Job, baseline_id: str, image: CellImage | None, host: Settings
     key, source = job.cell.cell.model, job.cell.model.source
     folder, own = source.local_dir, source.repository.rpartition("/")[2]
     involved = {name for culprit in result.culprits for name in _involved(culprit)}
-    served = job.engine_version if image is None else image.versions[job.engine.package]
+    served = job.version_in(image)
     versions = image.versions if image else versions_said(served)
     names = [key, source.repository, own, *([folder] if folder else [])]
     found = {name: checked(host.work_path / "operators", name, names, versions) for name in involved}

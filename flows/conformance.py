@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from flagrelease.card.build import Checked
 from flagrelease.card.data import Conformance
 from flagrelease.errors import EvidenceError
-from flagrelease.records import Artefact, CellImage, Stack, Stage
+from flagrelease.records import Artefact, CellImage
 from flagrelease.store import conformance
 from flows.known_issues import flag_gems_of
+from flows.operator_evidence import operators_that_ran
 from flows.session import Session
 
 
@@ -19,9 +18,10 @@ def checked(session: Session, image: CellImage | None) -> Checked | None:
     Of the FlagGems that served; where that is not known, of the newest that was checked. None too where the check's
     file is not at hand, which is logged.
     """
-    cell, ran = session.job.cell, _ran(session)
-    if cell.cell.stack is not Stack.FLAGOS or not ran:
+    cell, evidence = session.job.cell, operators_that_ran(session)
+    if evidence is None or not evidence.ran:
         return None
+    ran = evidence.ran
     version = flag_gems_of(session.job, image.versions if image else {})
     found = conformance.newest(session.store, cell.chip.key, version, cell.cell.model)
     if found is None:
@@ -54,12 +54,6 @@ def checked(session: Session, image: CellImage | None) -> Checked | None:
         ),
         files,
     )
-
-
-def _ran(session: Session) -> Sequence[str]:
-    """What was listed while the model was asked."""
-    found = [session.run.finished(stage) for stage in (Stage.EVALUATE, Stage.CANARY)]
-    return next((stage.output["operators"] for stage in found if stage and "operators" in stage.output), None) or ()
 
 
 def _file(session: Session, sha256: str, number: int) -> Artefact:

@@ -74,6 +74,10 @@ class Job:
             return self.engine.version()
         return self.pins.get(self.engine.package, "of the base image")
 
+    def version_in(self, image: CellImage | None) -> str:
+        """Version of the engine that serves: the one in the image, else `engine_version`."""
+        return self.engine_version if image is None else image.versions[self.engine.package]
+
     @property
     def pins(self) -> dict[str, str]:
         """Versions that the matrix pins in the image, by the packages' canonical names; empty for a process."""

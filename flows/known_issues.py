@@ -43,14 +43,15 @@ def leave_out(job: Job, issues: Sequence[IssueOfCell]) -> str | None:
     keys = type(job.engine.settings({})).model_fields
     if not wanted or "without_operators" not in keys:
         return None
-    lists, where = Lists.of(job.engine_settings), f"engines.{job.engine.name}"
-    if lists.only:
-        kept = [name for name in lists.only if name not in wanted]
-        # An empty list would mean all operators.
-        return f"{where}.operators: [{', '.join(kept)}]" if kept else "stack: native"
+    lists = Lists.of(job.engine_settings).leaving_out(wanted)
+    if lists is None:
+        return "stack: native"
+    ((key, names),) = lists.items()
+    where, listed = f"engines.{job.engine.name}", f"{key}: [{', '.join(names)}]"
+    if key == "operators":
+        return f"{where}.{listed}"
     plugin = "plugin: true, " if "plugin" in keys else ""
-    names = ", ".join([*lists.without, *wanted])
-    return f"{where}: {{{plugin}without_operators: [{names}]}}"
+    return f"{where}: {{{plugin}{listed}}}"
 
 
 def lines(flag_gems: str | None, issues: Sequence[IssueOfCell], line: str | None) -> list[str]:

@@ -43,7 +43,7 @@ def read_operators(session: Session, server: Server, stage: Stage) -> StageOutpu
 def _known(session: Session, stage: Stage) -> operators.Known | None:
     job, built = session.job, session.run.finished(Stage.BUILD)
     image = built.output.get("image") if built else None
-    version = CellImage.model_validate(image).versions[job.engine.package] if image else job.engine_version
+    version = job.version_in(CellImage.model_validate(image) if image else None)
     served = Served(job.cell.cell.model, job.cell.cell.chip, job.engine.name, version)
     other = newest_listed(session.store, stage, served, package=job.engine.package, besides=session.release)
     return other and operators.Known(other.operators, f"release {other.release} of {other.cell}")

@@ -73,6 +73,8 @@ class _Today(NamedTuple):
 
     cell: ResolvedCell
     job: Job
+    checked: list[str]
+    """Files of checks of FlagGems' operators that its card may name."""
     plan: Plan
     lacks: list[str]
 
@@ -169,15 +171,14 @@ class _Planner:
             try:
                 job = job_of(cell, None, self._host, benchmarks)
                 checked = checked_files(self._store, job)
-                found[cell.id] = _Today(cell, job, *planned(job, self._versions, {}, checked))
+                found[cell.id] = _Today(cell, job, checked, *planned(job, self._versions, {}, checked))
             except FlagReleaseError as error:
                 blocked[cell.id] = Blocked(cause=" ".join(error.message.split()), remedy=error.remedy)
         lacking = [each for each in found.values() if each.lacks]
         past = plans.past_stages(self._store, [each.cell.id for each in lacking])
         for each in lacking:
-            checked = checked_files(self._store, each.job)
-            again = planned(each.job, self._versions, _compared(past, each), checked)
-            found[each.cell.id] = _Today(each.cell, each.job, *again)
+            again = planned(each.job, self._versions, _compared(past, each), each.checked)
+            found[each.cell.id] = _Today(each.cell, each.job, each.checked, *again)
         return found, blocked
 
     def _results(self, today: Iterable[_Today]) -> _Results:

@@ -9,13 +9,12 @@ from pydantic import Field
 
 from flagrelease.bisect.checked import CheckedOperator
 from flagrelease.bisect.records import BisectResult, Culprit, JudgedBy, Outcome, Step
+from flagrelease.operators.known_issues import Lists
 from flagrelease.records import Record, Stack
 
 FENCE = "```"
 NARROW = 160
 """Characters of an error that fit a table."""
-
-
 QUESTIONS = 10
 """Questions that a report names, at most."""
 
@@ -53,16 +52,9 @@ def deny_list(engine: str, *, only: Sequence[str], without: Sequence[str], remov
     """
     if not remove:
         return ""
-    lists: dict[str, object]
-    if not only:
-        removed = [*without, *(name for name in remove if name not in without)]
-        lists = {"engines": {engine: {"without_operators": removed}}}
-    elif left := [name for name in only if name not in remove]:
-        lists = {"engines": {engine: {"operators": left}}}
-    else:
-        # An empty list would mean all operators.
-        lists = {"stack": Stack.NATIVE.value}
-    return yaml.safe_dump(lists, sort_keys=False, default_flow_style=None, width=NARROW)
+    lists = Lists(only, without).leaving_out(remove)
+    of_cell = {"engines": {engine: lists}} if lists else {"stack": Stack.NATIVE.value}
+    return yaml.safe_dump(of_cell, sort_keys=False, default_flow_style=None, width=NARROW)
 
 
 def upstream_report(result: BisectResult, culprit: Culprit, subject: Subject) -> str:

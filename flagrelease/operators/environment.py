@@ -55,7 +55,7 @@ known = [vendor.name.lower() for vendor in vendors]
 name_of = getattr(getattr(torch, {device!r}, None), "get_device_name", None)
 try:
     name = str(name_of(0)) if name_of else None
-except Exception:
+except Exception:  # Vendors' torch raise what they like, and it is only a name.
     name = None
 print(json.dumps({{"vendor": flag_gems.vendor_name, "vendors": known, "modules": modules, "name": name}}))
 sys.stdout.flush()

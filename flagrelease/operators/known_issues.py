@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -135,6 +135,16 @@ class Lists(NamedTuple):
     def runs(self, operator: str) -> bool:
         """Whether the server runs the operator, if the model uses it."""
         return operator not in self.without and (not self.only or operator in self.only)
+
+    def leaving_out(self, names: Collection[str]) -> dict[str, list[str]] | None:
+        """The lists with which these do not run either, as an engine's settings have them.
+
+        None: no operator would be left to run, and an empty list would mean all of them.
+        """
+        if not self.only:
+            return {"without_operators": [*self.without, *(name for name in names if name not in self.without)]}
+        left = [name for name in self.only if name not in names]
+        return {"operators": left} if left else None
 
 
 def known_issues_of(

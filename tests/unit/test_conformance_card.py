@@ -39,6 +39,7 @@ from tests.unit.test_conformance import check, result
 CELL = "qwen3-metax"
 PINNED = "3.0"
 """Version of FlagGems that the matrix pins for the cell."""
+INVENTORY = {"flag-gems": PINNED}
 RAN = ["add", "mm", "rms_norm", "softmax", "sort", "zeros_like"]
 
 
@@ -83,7 +84,7 @@ def finish(session: Session, *, ran: list[str] | None, versions: dict[str, str] 
 
 def carded(
     ran: list[str] | None = RAN,
-    versions: dict[str, str] | None = {"flag-gems": PINNED},  # noqa: B006
+    versions: dict[str, str] | None = INVENTORY,
     log: Callable[[str], None] = lambda _: None,
     job: Job | None = None,
 ) -> CardData:

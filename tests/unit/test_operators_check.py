@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -67,7 +68,7 @@ def host(run: Run, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterato
     settings.cache_clear()
 
 
-def files() -> dict[str, dict[str, object]]:
+def files() -> dict[str, dict[str, Any]]:
     """The files of evidence, by their hash."""
     folder = Path(settings().evidence_url)
     return {path.name: json.loads(path.read_text()) for path in folder.rglob("*") if path.is_file()}
@@ -96,7 +97,7 @@ def test_results_are_stored_for_the_chip_and_a_second_run_stores_nothing_new(
     }
     (kept,), before = files().values(), rows()
     # Of experts, which the model lacks, it is known without asking.
-    by_operator = {each["operator"]: each for each in kept["operators"]}  # type: ignore[attr-defined]
+    by_operator = {each["operator"]: each for each in kept["operators"]}
     assert {name: by_operator.pop(name)["verdict"] for name in ("topk_softmax", "moe_sum")} == dict.fromkeys(
         ("topk_softmax", "moe_sum"), "not runnable here"
     )
@@ -123,7 +124,7 @@ def test_what_was_asked_earlier_stays_in_the_newest_file(run: Run, host: Host) -
         found = newest(store, "metax", "5.0.2", "SmolLM2-135M's shapes")
     assert found is not None
     assert (found.verdicts["mm"], found.verdicts["add"], len(found.files)) == ("matches", "differs", 1)
-    assert {"mm", "add"} <= {each["operator"] for each in files()[found.files[0]]["operators"]}  # type: ignore[attr-defined]
+    assert {"mm", "add"} <= {each["operator"] for each in files()[found.files[0]]["operators"]}
     # Without the chip's name they are results of no chip, and the chip keeps its own.
     before = rows()
     assert run("operators", "check", "--operator", "add") == 1
@@ -140,7 +141,7 @@ def test_of_an_operator_that_was_interrupted_nothing_is_stored(run: Run, host: H
     before = set(files())
     assert run("operators", "check", "--operator", "add") == 0
     (new,) = set(files()) - before
-    named = {each["operator"] for each in files()[new]["operators"]}  # type: ignore[attr-defined]
+    named = {each["operator"] for each in files()[new]["operators"]}
     assert ("add" in named, "mm" in named) == (True, False)
 
 
